@@ -1,0 +1,72 @@
+# Everything here stays inside the checkout: environments in .venv/, downloads in .cache/, Airflow in .airflow/.
+#
+#   make demo                          the newest Airflow line, with python3
+#   make test AIRFLOW=2.11             another line: 3.3 (the default), 2.11, lowest
+#   make test PYTHON=python3.13        another Python
+#   make test TESTS="tests/test_jobs.py -x"
+
+AIRFLOW ?= 3.3
+PYTHON ?= python3
+TESTS ?=
+
+VENV := .venv/$(AIRFLOW)-$(notdir $(patsubst %/bin/python,%,$(PYTHON)))
+BIN := $(VENV)/bin
+CONSTRAINTS := constraints/airflow-$(AIRFLOW).txt
+READY := $(VENV)/.ready
+
+export UV_CACHE_DIR := $(CURDIR)/.cache/uv
+export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Without compiled files every start of Airflow takes seconds longer.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format airflow bench wheel constraints clean
+
+help:  ## List what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(READY)  ## Set up the environment; the other targets do it by themselves
+
+$(READY): pyproject.toml $(CONSTRAINTS)
+	@echo "Setting up $(VENV) with Airflow $(AIRFLOW) (once) ..."
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0])'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CONSTRAINTS) --editable '.[testing]' --group dev
+	@touch $@
+
+demo: $(READY)  ## Gate a DAG on a local batch segment job: one that succeeds, one that fails
+	@$(BIN)/python -m airflow_provider_personalize_segments.testing.demo
+
+test: $(READY)  ## Run the tests
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(TESTS)
+
+lint: $(READY)  ## Check format, style and types
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff --quiet .; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+
+format: $(READY)  ## Format the code and mend what ruff can mend
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+
+airflow: $(READY)  ## Run Airflow with the example DAGs on a local Personalize, until Ctrl-C
+	@$(BIN)/python -m airflow_provider_personalize_segments.testing.standalone
+
+bench: $(READY)  ## Measure what importing costs, side by side with the amazon provider
+	@$(BIN)/python benchmarks/import_cost.py
+
+wheel: $(READY)  ## Build the wheel into dist/
+	@rm -rf dist && $(BIN)/uv build --quiet --wheel --out-dir dist
+
+# Names and versions only: where packages come from is the business of the machine that installs them.
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	--extra testing --group dev pyproject.toml
+
+constraints: $(READY)  ## Compile constraints/ anew, to the newest versions (and the lowest)
+	@printf 'apache-airflow==3.3.*\n' | $(COMPILE) --universal --python-version 3.11 --constraint - --output-file constraints/airflow-3.3.txt
+	@printf 'apache-airflow==2.11.*\n' | $(COMPILE) --universal --python-version 3.11 --constraint - --output-file constraints/airflow-2.11.txt
+	@$(COMPILE) --python-version 3.11 --resolution lowest-direct --constraint constraints/lowest.in --output-file constraints/airflow-lowest.txt
+
+clean:  ## Remove everything that was set up, built or left behind
+	@rm -rf .venv .cache .airflow .hypothesis .mypy_cache .pytest_cache .ruff_cache dist

@@ -1,0 +1,309 @@
+"""What a Personalize batch job is: its two kinds, its ARN, its statuses, its JSON form.
+
+Everything here is data and judgment on the standard library alone, so that sensors, operators,
+triggers, the hook and the local Personalize all ask the same questions in the same place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple
+
+
+class _Names(NamedTuple):
+    name: str
+    title: str
+    arn_resource: str
+    create_operation: str
+    describe_operation: str
+    list_operation: str
+    create_method: str
+    describe_method: str
+    list_method: str
+    job_member: str
+    jobs_member: str
+    arn_member: str
+    create_only_members: tuple[str, ...]
+    result_members: tuple[str, ...]
+
+
+class BatchJobKind(_Names):
+    """
+    One of the two kinds of batch job, :attr:`SEGMENT` and :attr:`INFERENCE`, as the API names it.
+
+    The two differ only in these names and, when created, in ``create_only_members``.
+    ``tests/test_service_contract.py`` compares every one of them with botocore's service model.
+
+    :param name: how it is spelled where it must be text: ``segment`` or ``inference``
+    :param title: how a person reads it
+    :param arn_resource: the resource type in the ARN, before the slash
+    :param create_operation: the API's operation, as ``describe_operation`` and ``list_operation``
+    :param create_method: boto3's method for it, as ``describe_method`` and ``list_method``
+    :param job_member: the member of the Describe response that holds the job
+    :param jobs_member: the member of a List page that holds the summaries
+    :param arn_member: the member that holds a job's ARN, in requests, responses, jobs and summaries
+    :param create_only_members: members of the Create request that the other kind does not have
+    :param result_members: members of an output record's ``output`` that may hold its results; the first is
+        the one seen in real output, the others are documented
+
+    .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_Operations_Amazon_Personalize.html
+    """
+
+    __slots__ = ()
+
+    SEGMENT: ClassVar[BatchJobKind]
+    INFERENCE: ClassVar[BatchJobKind]
+
+    @classmethod
+    def named(cls, name: str) -> BatchJobKind:
+        """
+        Return the kind of that name.
+
+        :param name: ``segment`` or ``inference``
+        :raises ValueError: when the name is neither
+        """
+        for kind in BATCH_JOB_KINDS:
+            if kind.name == name:
+                return kind
+        raise ValueError(f"Expected a kind of batch job, 'segment' or 'inference', got {name!r}.")
+
+    def example_arn(self) -> str:
+        """Return what an ARN of this kind looks like, for error messages."""
+        return f"arn:aws:personalize:<region>:<account>:{self.arn_resource}/<job name>"
+
+
+BatchJobKind.SEGMENT = BatchJobKind(
+    name="segment",
+    title="batch segment job",
+    arn_resource="batch-segment-job",
+    create_operation="CreateBatchSegmentJob",
+    describe_operation="DescribeBatchSegmentJob",
+    list_operation="ListBatchSegmentJobs",
+    create_method="create_batch_segment_job",
+    describe_method="describe_batch_segment_job",
+    list_method="list_batch_segment_jobs",
+    job_member="batchSegmentJob",
+    jobs_member="batchSegmentJobs",
+    arn_member="batchSegmentJobArn",
+    create_only_members=(),
+    result_members=("usersList", "recommendedUsers"),
+)
+BatchJobKind.INFERENCE = BatchJobKind(
+    name="inference",
+    title="batch inference job",
+    arn_resource="batch-inference-job",
+    create_operation="CreateBatchInferenceJob",
+    describe_operation="DescribeBatchInferenceJob",
+    list_operation="ListBatchInferenceJobs",
+    create_method="create_batch_inference_job",
+    describe_method="describe_batch_inference_job",
+    list_method="list_batch_inference_jobs",
+    job_member="batchInferenceJob",
+    jobs_member="batchInferenceJobs",
+    arn_member="batchInferenceJobArn",
+    create_only_members=("batchInferenceJobConfig", "batchInferenceJobMode", "themeGenerationConfig"),
+    result_members=("recommendedItems",),
+)
+BATCH_JOB_KINDS = (BatchJobKind.SEGMENT, BatchJobKind.INFERENCE)
+
+
+# --- ARNs -----------------------------------------------------------------------------------------
+
+MAX_ARN_LENGTH = 256
+JOB_NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,62}", re.ASCII)
+_PERSONALIZE_ARN = re.compile(
+    r"arn:([a-z\d-]+):personalize:(?P<region>[a-z\d-]+):(\d{12}):(?P<resource>\S+)", re.ASCII
+)
+
+
+class JobArn(NamedTuple):
+    """The parts of a batch job's ARN; ``str()`` gives the ARN back."""
+
+    kind: BatchJobKind
+    partition: str
+    region: str
+    account_id: str
+    job_name: str
+
+    def __str__(self) -> str:
+        return (
+            f"arn:{self.partition}:personalize:{self.region}:{self.account_id}:"
+            f"{self.kind.arn_resource}/{self.job_name}"
+        )
+
+
+def parse_job_arn(value: object, kind: BatchJobKind | None = None, *, source: str = "job_arn") -> JobArn:
+    """
+    Take a batch job's ARN apart.
+
+    :param value: the ARN, as a user or an earlier task gave it
+    :param kind: the only kind that will do; ``None`` takes both
+    :param source: where the value came from, for the error message
+    :raises ValueError: when it is not the ARN of such a job; says what it is instead
+
+    .. seealso:: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonpersonalize.html
+    """
+    kinds = (kind,) if kind else BATCH_JOB_KINDS
+    expected = " or ".join(f"{each.example_arn()} (a {each.title})" for each in kinds)
+    region, resource = _split_personalize_arn(value, source=source, expected=expected)
+    found = next((each for each in BATCH_JOB_KINDS if resource.startswith(f"{each.arn_resource}/")), None)
+    if found is None:
+        what = resource.partition("/")[0]
+        raise ValueError(
+            f"{source}: {value!r} is the ARN of a {what!r}, not of a batch job. Expected {expected}."
+        )
+    if found not in kinds:
+        raise ValueError(f"{source}: {value!r} is the ARN of a {found.title}. Expected {expected}.")
+    job_name = resource.partition("/")[2]
+    if not JOB_NAME_PATTERN.fullmatch(job_name):
+        raise ValueError(
+            f"{source}: {value!r} ends in {job_name!r}, which cannot be a job name "
+            f"(1 to 63 letters, digits, '-' and '_', the first a letter or digit). Expected {expected}."
+        )
+    partition, account_id = str(value).split(":")[1], str(value).split(":")[4]
+    return JobArn(found, partition, region, account_id, job_name)
+
+
+def parse_solution_version_arn(value: object, *, source: str = "solution_version_arn") -> str:
+    """
+    Check a solution version's ARN and return the region in it.
+
+    :param value: the ARN, as a user or an earlier task gave it
+    :param source: where the value came from, for the error message
+    :raises ValueError: when it is not the ARN of a solution version; says what it is instead
+    """
+    expected = "arn:aws:personalize:<region>:<account>:solution/<solution name>/<version id>"
+    region, resource = _split_personalize_arn(value, source=source, expected=expected)
+    parts = resource.split("/")
+    if parts[0] == "solution" and len(parts) == 2 and parts[1]:
+        raise ValueError(
+            f"{source}: {value!r} is the ARN of a solution, not of one of its versions. Expected {expected}."
+        )
+    if parts[0] != "solution" or len(parts) != 3 or not all(parts):
+        raise ValueError(f"{source}: {value!r} is not the ARN of a solution version. Expected {expected}.")
+    return region
+
+
+def _split_personalize_arn(value: object, *, source: str, expected: str) -> tuple[str, str]:
+    """Return the region and the resource of a Personalize ARN."""
+    if value is None or value == "":
+        raise ValueError(f"{source} is empty. Expected {expected}.")
+    if not isinstance(value, str):
+        hint = ""
+        if isinstance(value, Mapping):
+            hint = " Pass on one member of it, as in .map(lambda job: job['batchSegmentJobArn'])."
+        raise ValueError(f"{source}: got {type(value).__name__} {value!r:.200}. Expected {expected}.{hint}")
+    if re.search(r"\s", value):
+        raise ValueError(f"{source}: {value!r} contains white space; remove it. Expected {expected}.")
+    if len(value) > MAX_ARN_LENGTH:
+        raise ValueError(f"{source}: {value!r} has {len(value)} characters, an ARN at most {MAX_ARN_LENGTH}.")
+    match = _PERSONALIZE_ARN.fullmatch(value)
+    if match:
+        return match["region"], match["resource"]
+    parts = value.split(":", 5)
+    if len(parts) == 6 and parts[0] == "arn" and parts[2] != "personalize":
+        raise ValueError(
+            f"{source}: {value!r} is an ARN of the service {parts[2]!r}, not of Amazon Personalize. "
+            f"Expected {expected}."
+        )
+    raise ValueError(f"{source}: {value!r} is not an Amazon Personalize ARN. Expected {expected}.")
+
+
+def resolve_region(
+    region_name: str | None, arn_region: str | None, *, source: str = "region_name"
+) -> str | None:
+    """
+    Return the region to call: the ARN's where there is one, else the one that was given.
+
+    :param region_name: the region a user gave, or ``None``
+    :param arn_region: the region in the ARN that the call is about, or ``None``
+    :param source: where ``region_name`` came from, for the error message
+    :raises ValueError: when both are given and differ
+    """
+    if region_name and arn_region and region_name != arn_region:
+        raise ValueError(
+            f"{source}: {region_name!r} contradicts the region {arn_region!r} in the ARN. "
+            "Leave region_name out, or correct one of the two."
+        )
+    return arn_region or region_name or None
+
+
+# --- Statuses -------------------------------------------------------------------------------------
+
+
+class JobState(Enum):
+    """What a status means for whoever waits for the job."""
+
+    WAITING = "waiting"
+    ACTIVE = "active"
+    FAILED = "failed"
+
+
+ACTIVE_STATUS = "ACTIVE"
+FAILED_STATUS = "CREATE FAILED"
+WAITING_STATUSES = frozenset(
+    # Documented, and observed: the API reference says the first two, saved notebook output the others.
+    {"PENDING", "IN PROGRESS", "CREATE PENDING", "CREATE IN_PROGRESS"}
+)
+KNOWN_STATUSES = WAITING_STATUSES | {ACTIVE_STATUS, FAILED_STATUS}
+_FAILED_ENDINGS = ("FAILED", "STOPPED")
+
+
+def classify_status(status: object) -> JobState:
+    """
+    Judge a status: the one place that decides whether a gate opens.
+
+    Only ``ACTIVE`` opens it. ``CREATE FAILED``, and whatever else ends in FAILED or STOPPED, closes it
+    for good. Everything else, known or not, is "not yet": the API documents no closed list.
+
+    :param status: ``status`` of a job or a summary; anything but text is "not yet"
+
+    .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_BatchSegmentJob.html
+    """
+    if status == ACTIVE_STATUS:
+        return JobState.ACTIVE
+    if isinstance(status, str) and status.endswith(_FAILED_ENDINGS):
+        return JobState.FAILED
+    return JobState.WAITING
+
+
+def is_known_status(status: object) -> bool:
+    """Tell whether the status is one that AWS documents or that has been seen; others deserve a warning."""
+    return status in KNOWN_STATUSES or classify_status(status) is JobState.FAILED
+
+
+def normalize_status(status: str) -> str:
+    """
+    Return the status without the differences between documentation and service.
+
+    ``PENDING`` and ``CREATE PENDING`` come out equal, and so do ``IN PROGRESS`` and ``CREATE IN_PROGRESS``:
+    the API reference has the first of each pair, the service answers with the second.
+    """
+    return status.strip().upper().replace("_", " ").removeprefix("CREATE ")
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def make_json_safe(value: Any) -> Any:
+    """
+    Return a boto3 answer as plain JSON, for XCom and trigger events.
+
+    Field names stay the API's own. Times become ISO 8601 in UTC with an offset; a naive time is taken
+    as UTC. ``ResponseMetadata`` is left out.
+
+    :param value: a dict, list or scalar as boto3 returns it
+    """
+    if isinstance(value, Mapping):
+        return {str(key): make_json_safe(each) for key, each in value.items() if key != "ResponseMetadata"}
+    if isinstance(value, (list, tuple)):
+        return [make_json_safe(each) for each in value]
+    if isinstance(value, datetime):
+        moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return moment.isoformat()
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return str(value)

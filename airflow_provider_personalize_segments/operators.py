@@ -1,0 +1,180 @@
+"""Operators: list Personalize batch jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_personalize_segments.airflow_compat import conf
+from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
+from airflow_provider_personalize_segments.jobs import (
+    BatchJobKind,
+    make_json_safe,
+    normalize_status,
+    parse_solution_version_arn,
+)
+from airflow_provider_personalize_segments.parameters import (
+    read_count,
+    read_datetime,
+    read_statuses,
+    read_text,
+)
+from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS, PersonalizeTask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_provider_personalize_segments.airflow_compat import Context
+
+_BEFORE_ALL_JOBS = datetime.min.replace(tzinfo=UTC)
+
+
+class ListBatchJobsOperator(PersonalizeTask):
+    """
+    List batch jobs, newest first; base of the operators for the two kinds.
+
+    XCom ``return_value`` is a list of summaries as List gives them, as plain JSON: ARN, name, status,
+    creation and last update (ISO 8601 with an offset), solution version, and the reason of a failure.
+    Each job is in it once. AWS filters by solution version only; the other filters are applied here, so
+    every call reads all pages. No match is an empty list, and a task mapped over it is skipped.
+
+    Throttling, 5xx and network faults outlast botocore's own retries as
+    :class:`~.errors.PersonalizeUnavailableError`, which the task's ``retries`` cover. What AWS refuses for
+    good, and a parameter that cannot be right, fail the task without retries.
+
+    :param solution_version_arn: only this solution version's jobs; ``None`` (the default) means every job
+        of the account in the region
+    :param statuses: only jobs in these statuses, one or several, as documented (``IN PROGRESS``) or as
+        observed (``CREATE IN_PROGRESS``), which match each other; ``None`` (the default) means all
+    :param created_after: only jobs created at this moment or later: a ``datetime`` or ISO 8601 text; naive
+        means UTC
+    :param created_before: only jobs created before this moment, in the same forms
+    :param job_name_prefix: only jobs whose name starts so
+    :param max_items: at most so many, the newest; 1 or more
+    :param kwargs: the connection parameters of :class:`~.tasks.PersonalizeTask`, and everything that
+        Airflow's ``BaseOperator`` takes. All parameters above are templated.
+
+    .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_ListBatchSegmentJobs.html
+    """
+
+    template_fields: Sequence[str] = (
+        "solution_version_arn",
+        "statuses",
+        "created_after",
+        "created_before",
+        "job_name_prefix",
+        "max_items",
+        *CONNECTION_FIELDS,
+    )
+
+    def __init__(
+        self,
+        *,
+        solution_version_arn: str | None = None,
+        statuses: str | Sequence[str] | None = None,
+        created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
+        job_name_prefix: str | None = None,
+        max_items: int | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.solution_version_arn = solution_version_arn
+        self.statuses = statuses
+        self.created_after = created_after
+        self.created_before = created_before
+        self.job_name_prefix = job_name_prefix
+        self.max_items = max_items
+
+    @property
+    def arn_region(self) -> str | None:
+        """The region in ``solution_version_arn``, if there is one."""
+        if not self.solution_version_arn:
+            return None
+        return parse_solution_version_arn(
+            self.solution_version_arn, source=self.source_of("solution_version_arn")
+        )
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """List, filter and sort."""
+        with fail_on_invalid_parameters():
+            statuses = read_statuses(self.statuses, self.source_of("statuses"))
+            after = read_datetime(self.created_after, self.source_of("created_after"))
+            before = read_datetime(self.created_before, self.source_of("created_before"))
+            prefix = read_text(self.job_name_prefix, self.source_of("job_name_prefix")) or ""
+            max_items = read_count(self.max_items, self.source_of("max_items"))
+            if after and before and after >= before:
+                raise ValueError(
+                    f"{self.source_of('created_after')}: {after.isoformat()} is not before created_before, "
+                    f"{before.isoformat()}, so no job could match."
+                )
+
+        def matches(summary: Mapping[str, Any]) -> bool:
+            created = _created(summary)
+            return (
+                str(summary.get("jobName", "")).startswith(prefix)
+                and (statuses is None or normalize_status(str(summary.get("status", ""))) in statuses)
+                and (after is None or created >= after)
+                and (before is None or created < before)
+            )
+
+        listed = list(self.hook.list_jobs(self.kind, self.solution_version_arn or None))
+        found = sorted(
+            filter(matches, listed),
+            key=lambda summary: (_created(summary), summary[self.kind.arn_member]),
+            reverse=True,
+        )[:max_items]
+        self.log.info(
+            "%d of %d %ss match%s.",
+            len(found),
+            len(listed),
+            self.kind.title,
+            "" if max_items is None else f", at most {max_items} asked for",
+        )
+        self._warn_about_length(len(found))
+        summaries: list[dict[str, Any]] = make_json_safe(found)
+        return summaries
+
+    def _warn_about_length(self, length: int) -> None:
+        max_map_length = conf.getint("core", "max_map_length", fallback=1024)
+        if length > max_map_length:
+            self.log.warning(
+                "%d jobs are more than [core] max_map_length = %d: a task mapped over this list would fail. "
+                "Narrow the list with max_items, created_after, statuses or job_name_prefix, or raise "
+                "max_map_length.",
+                length,
+                max_map_length,
+            )
+
+
+def _created(summary: Mapping[str, Any]) -> datetime:
+    """Return when a job was created; one without a date counts as older than all others."""
+    return summary.get("creationDateTime") or _BEFORE_ALL_JOBS
+
+
+class PersonalizeListBatchSegmentJobsOperator(ListBatchJobsOperator):
+    """
+    List batch segment jobs, newest first, such as to wait for each of them.
+
+    ::
+
+        jobs = PersonalizeListBatchSegmentJobsOperator(
+            task_id="list_jobs",
+            solution_version_arn="arn:aws:personalize:us-east-1:123456789012:solution/shop/4aa8f2c1",
+            created_after="{{ data_interval_start }}",
+        )
+        PersonalizeBatchSegmentJobSensor.partial(task_id="wait").expand(
+            job_arn=jobs.output.map(lambda job: job["batchSegmentJobArn"])
+        )
+
+    Parameters and XCom: see :class:`ListBatchJobsOperator`.
+    """
+
+    kind = BatchJobKind.SEGMENT
+
+
+class PersonalizeListBatchInferenceJobsOperator(ListBatchJobsOperator):
+    """List batch inference jobs; all else as :class:`PersonalizeListBatchSegmentJobsOperator`."""
+
+    kind = BatchJobKind.INFERENCE

@@ -1,0 +1,102 @@
+"""Reads parameters once they are rendered: a template leaves text where a number or a date is meant.
+
+Every function takes the value and where it came from, and raises a ValueError in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time
+
+from airflow_provider_personalize_segments.jobs import KNOWN_STATUSES, normalize_status
+
+
+def read_datetime(value: object, source: str) -> datetime | None:
+    """
+    Return a moment with an offset; ``None`` and empty text stay ``None``.
+
+    :param value: a ``datetime``, a ``date`` (its midnight), or ISO 8601 text; naive means UTC
+    :param source: where the value came from, for the error message
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, datetime):
+        moment = value
+    elif isinstance(value, date):
+        moment = datetime.combine(value, time())
+    else:
+        try:
+            moment = datetime.fromisoformat(str(value).strip())
+        except ValueError:
+            raise ValueError(
+                f"{source}: {value!r} is no date. Expected a datetime or ISO 8601 text, such as "
+                "'2026-01-31' or '2026-01-31T08:00:00+00:00'; without an offset it means UTC."
+            ) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def read_count(value: object, source: str) -> int | None:
+    """
+    Return a whole number of at least 1; ``None`` and empty text stay ``None``.
+
+    :param value: a number, or text that is one
+    :param source: where the value came from, for the error message
+    """
+    if value is None or value == "":
+        return None
+    try:
+        count = int(str(value).strip())
+    except ValueError:
+        count = 0
+    if count < 1 or isinstance(value, bool):
+        raise ValueError(f"{source}: {value!r} is no count. Expected a whole number of 1 or more.")
+    return count
+
+
+def read_statuses(value: object, source: str) -> frozenset[str] | None:
+    """
+    Return statuses in the form that :func:`~.jobs.normalize_status` gives; ``None`` stays ``None``.
+
+    :param value: one status or several, as the API reference or the service spells them
+    :param source: where the value came from, for the error message
+    """
+    if value is None or value == "":
+        return None
+    known = {normalize_status(status) for status in KNOWN_STATUSES}
+    normalized = set()
+    for status in value if isinstance(value, Iterable) and not isinstance(value, str) else [value]:
+        if not isinstance(status, str) or normalize_status(status) not in known:
+            # A misspelt status would match nothing, and a gate over nothing opens.
+            raise ValueError(
+                f"{source}: {status!r} is no status of a batch job. "
+                f"Expected any of {', '.join(sorted(KNOWN_STATUSES))}."
+            )
+        normalized.add(normalize_status(status))
+    return frozenset(normalized)
+
+
+def read_text(value: object, source: str) -> str | None:
+    """
+    Return text; ``None`` and empty text are ``None``.
+
+    :param value: the text
+    :param source: where the value came from, for the error message
+    """
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{source}: expected text, got {type(value).__name__} {value!r:.200}.")
+    return value
+
+
+def read_verify(value: object, source: str) -> bool | str | None:
+    """
+    Return whether to verify TLS certificates, or the path of a CA bundle.
+
+    :param value: a bool, ``None``, a path, or the text that a template makes of these
+    :param source: where the value came from, for the error message
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    text = read_text(value, source)
+    return {"true": True, "false": False, "none": None}.get((text or "none").lower(), text)

@@ -1,0 +1,84 @@
+"""What every sensor and operator here shares: which connection and region it calls, and its hook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_personalize_segments.airflow_compat import BaseOperator
+from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
+from airflow_provider_personalize_segments.jobs import BatchJobKind, resolve_region
+from airflow_provider_personalize_segments.parameters import read_text, read_verify
+
+if TYPE_CHECKING:
+    from airflow_provider_personalize_segments.hooks import PersonalizeHook
+
+CONNECTION_FIELDS = ("aws_conn_id", "region_name", "verify", "botocore_config")
+
+
+class PersonalizeTask(BaseOperator):
+    """
+    Base of our sensors and operators; not for use in a DAG by itself.
+
+    It stands on Airflow's plain base class: the amazon provider's would bring boto3 into every DAG file.
+
+    :param aws_conn_id: the Airflow connection, ``aws_default`` unless given. ``None`` or empty means the
+        credentials that boto3 finds by itself. A connection that does not exist fails the task.
+    :param region_name: the AWS region. ``None`` (the default) means the region in the ARN that the task is
+        about where there is one, then the connection's, then boto3's. One that contradicts the ARN fails
+        the task.
+    :param verify: whether to verify TLS certificates, or the path of a CA bundle. ``None`` (the default)
+        means the connection's setting.
+    :param botocore_config: arguments of ``botocore.config.Config`` in a dict. ``None`` (the default) means
+        the connection's ``config_kwargs``.
+    """
+
+    template_fields: Sequence[str] = CONNECTION_FIELDS
+    kind: ClassVar[BatchJobKind]
+
+    def __init__(
+        self,
+        *,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+        self.verify = verify
+        self.botocore_config = botocore_config
+
+    def source_of(self, parameter: str) -> str:
+        """Say where a parameter's value came from, for error messages."""
+        return f"{parameter} of task {self.task_id!r}"
+
+    @property
+    def arn_region(self) -> str | None:
+        """The region in the ARN that the task is about; ``None`` where it is about none."""
+        return None
+
+    @cached_property
+    def hook(self) -> PersonalizeHook:
+        """The hook for the rendered connection and region, made on first use."""
+        # Not at the top: with boto3 it would cost every DAG file a quarter of a second at every parse.
+        from airflow_provider_personalize_segments.hooks import PersonalizeHook
+
+        with fail_on_invalid_parameters():
+            arn_region = self.arn_region
+            region_name = read_text(self.region_name, self.source_of("region_name"))
+            try:
+                return PersonalizeHook(
+                    aws_conn_id=read_text(self.aws_conn_id, self.source_of("aws_conn_id")),
+                    region_name=resolve_region(region_name, arn_region, source=self.source_of("region_name")),
+                    verify=read_verify(self.verify, self.source_of("verify")),
+                    config=self.botocore_config or None,
+                )
+            except TypeError as error:
+                raise ValueError(
+                    f"{self.source_of('botocore_config')}: {self.botocore_config!r} is no botocore "
+                    f"configuration: {error}. Expected a dict of arguments of botocore.config.Config."
+                ) from error

@@ -1,0 +1,396 @@
+"""What a test holds in its hand: seeds the local Personalize, drives its jobs, breaks it, reads its calls."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal, TypedDict, cast, get_args
+
+import moto.personalize as moto_personalize
+from botocore.loaders import Loader
+from botocore.regions import EndpointResolver
+from moto.core.base_backend import BackendDict
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.personalize import urls
+
+from airflow_provider_personalize_segments.jobs import (
+    ACTIVE_STATUS,
+    JOB_NAME_PATTERN,
+    BatchJobKind,
+    parse_job_arn,
+)
+from airflow_provider_personalize_segments.testing.backend import BatchJobsBackend
+from airflow_provider_personalize_segments.testing.changes import ChangeFeed, StatusChange
+from airflow_provider_personalize_segments.testing.faults import Call, CallLog, Fault, Faults
+from airflow_provider_personalize_segments.testing.output import Population
+from airflow_provider_personalize_segments.testing.recipes import RECIPES
+from airflow_provider_personalize_segments.testing.records import BatchJob, ProgressMode, Settings, read_clock
+from airflow_provider_personalize_segments.testing.responses import BatchJobsResponse
+
+STATUSES = {
+    "observed": ("CREATE PENDING", "CREATE IN_PROGRESS", ACTIVE_STATUS),
+    "documented": ("PENDING", "IN PROGRESS", ACTIVE_STATUS),
+}
+# Where moto looks for the stores of the service.
+_PACKAGE: Any = moto_personalize
+PROGRESS_MODES = get_args(ProgressMode)
+DEFAULT_REGION = "us-east-1"
+
+
+class Options(TypedDict, total=False):
+    """What :class:`PersonalizeControl` takes, for those who hand it on."""
+
+    seed: int
+    statuses: Literal["observed", "documented"]
+    progress: ProgressMode
+    seconds: float
+    calls: int
+    users: int
+
+
+class PersonalizeControl:
+    """
+    The hand on a local Personalize; ``mock_personalize()`` and ``LocalPersonalize()`` both give one.
+
+    :param seed: decides the users and items in output, version identifiers and chance; the same seed gives
+        the same
+    :param statuses: ``observed`` for the statuses real jobs have shown, CREATE PENDING, CREATE IN_PROGRESS
+        and ACTIVE; ``documented`` for those of the API reference, PENDING, IN PROGRESS and ACTIVE. A job
+        that fails is CREATE FAILED either way.
+    :param progress: ``immediately``, a job is finished when Create returns; ``by_time``, every ``seconds``
+        one step; ``by_call``, each status is seen ``calls`` times by Describe or List; ``by_hand``, only
+        :meth:`advance` and :meth:`set_status` move it
+    :param seconds: how long a job stays in each status, with ``by_time``
+    :param calls: how often each status is seen, with ``by_call``
+    :param users: how many users there are, and how many items; no record names more
+    """
+
+    _active: ClassVar[PersonalizeControl | None] = None
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        statuses: Literal["observed", "documented"] = "observed",
+        progress: ProgressMode = "immediately",
+        seconds: float = 1.0,
+        calls: int = 1,
+        users: int = 1000,
+    ) -> None:
+        if statuses not in STATUSES:
+            raise ValueError(f"statuses: expected one of {', '.join(STATUSES)}, got {statuses!r}.")
+        if progress not in PROGRESS_MODES:
+            raise ValueError(f"progress: expected one of {', '.join(PROGRESS_MODES)}, got {progress!r}.")
+        if calls < 1 or users < 1 or seconds < 0:
+            raise ValueError("calls and users must be 1 or more, seconds 0 or more.")
+        self.account_id = DEFAULT_ACCOUNT_ID
+        """The account that dummy credentials belong to."""
+        self.calls = CallLog()
+        """The Personalize calls received, botocore's own retries included."""
+        self.faults = Faults(seed)
+        """Makes calls go wrong."""
+        self._changes = ChangeFeed()
+        self._settings = Settings(
+            steps=STATUSES[statuses],
+            progress=progress,
+            seconds=seconds,
+            calls=calls,
+            population=Population(seed, users),
+            on_change=self._changes.note,
+        )
+        self._lock = threading.RLock()
+        self._stopping = threading.Event()
+        self._backends: BackendDict[BatchJobsBackend] = BackendDict(
+            # A factory that knows the settings and the wire format in place of a class.
+            cast(type[BatchJobsBackend], self._make_backend),
+            "personalize",
+            use_boto3_regions=False,
+            additional_regions=_all_regions(),
+        )
+
+    # --- Seeding ----------------------------------------------------------------------------------
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """Where it answers over HTTP; ``None`` when only boto3 in this process reaches it."""
+        return None
+
+    def airflow_connection(self, region_name: str = DEFAULT_REGION) -> str:
+        """
+        Return the JSON of an Airflow connection to it, for ``AIRFLOW_CONN_AWS_DEFAULT``.
+
+        :param region_name: the connection's region
+        """
+        extra = {"region_name": region_name}
+        if self.endpoint_url:
+            extra["endpoint_url"] = self.endpoint_url
+        return json.dumps({"conn_type": "aws", "login": "testing", "password": "testing", "extra": extra})
+
+    def add_solution_version(
+        self,
+        name: str = "demo-solution",
+        recipe: str = "aws-item-affinity",
+        region_name: str = DEFAULT_REGION,
+        dataset_group: str = "demo",
+        status: str = ACTIVE_STATUS,
+        account_id: str | None = None,
+    ) -> str:
+        """
+        Add a solution version and return its ARN; the same parameters give the same ARN.
+
+        :param name: name of the solution
+        :param recipe: name of its recipe, which decides the kind of job it runs and the records it takes
+        :param region_name: the region it is in
+        :param dataset_group: name of its dataset group
+        :param status: jobs can only be created when it is ``ACTIVE``
+        :param account_id: the account it is in, if not :attr:`account_id`
+        """
+        if recipe not in RECIPES:
+            raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}.")
+        if not JOB_NAME_PATTERN.fullmatch(name):
+            raise ValueError(f"name: {name!r} cannot be the name of a solution.")
+        with self.hold():
+            backend = self.backend(region_name, account_id)
+            return backend.add_solution_version(name, recipe, dataset_group, status)
+
+    def add_job(
+        self,
+        kind: BatchJobKind,
+        job_name: str,
+        *,
+        solution_version_arn: str,
+        status: str = ACTIVE_STATUS,
+        created: datetime | None = None,
+        updated: datetime | None = None,
+        failure_reason: str | None = None,
+        input_path: str = "s3://example-bucket/input/items.json",
+        output_path: str = "s3://example-bucket/output/",
+        num_results: int = 25,
+        region_name: str | None = None,
+        account_id: str | None = None,
+    ) -> str:
+        """
+        Put a job there without creating it, and return its ARN.
+
+        It stays in its status until :meth:`advance` or :meth:`set_status`, writes no output and is judged
+        by no quota, though an unfinished one counts towards the five that Create allows.
+
+        :param kind: the kind of job
+        :param job_name: name of the job
+        :param solution_version_arn: ARN of a solution version that was added
+        :param status: any status, known or not
+        :param created: when it was created; ``None`` is now
+        :param updated: when its status last changed; ``None`` is when it was created
+        :param failure_reason: why it failed
+        :param input_path: the input path it shows
+        :param output_path: the output path it shows
+        :param num_results: the number of results it shows
+        :param region_name: the region it is in; ``None`` takes the solution version's
+        :param account_id: the account it is in; ``None`` takes the solution version's
+        """
+        _, _, _, region, account, _ = solution_version_arn.split(":", 5)
+        with self.hold():
+            backend = self.backend(region_name or region, account_id or account)
+            if solution_version_arn not in backend.solution_versions:
+                raise ValueError(
+                    f"solution_version_arn: {solution_version_arn!r} is unknown; use add_solution_version."
+                )
+            arn = backend.job_arn(kind, job_name)
+            parse_job_arn(arn, source="job_name")
+            creation = _to_milliseconds(created) if created else read_clock()
+            backend.put_job(
+                BatchJob(
+                    kind=kind,
+                    arn=arn,
+                    request={
+                        "jobName": job_name,
+                        "solutionVersionArn": solution_version_arn,
+                        "numResults": num_results,
+                        "jobInput": {"s3DataSource": {"path": input_path}},
+                        "jobOutput": {"s3DataDestination": {"path": output_path}},
+                        "roleArn": f"arn:{backend.partition}:iam::{backend.account_id}:role/personalize",
+                    },
+                    status=status,
+                    created=creation,
+                    updated=_to_milliseconds(updated) if updated else creation,
+                    failure_reason=failure_reason,
+                    on_course=False,
+                    has_output=False,
+                )
+            )
+            return arn
+
+    # --- Driving ----------------------------------------------------------------------------------
+
+    def fail_job(self, job_name_or_arn: str, reason: str) -> None:
+        """
+        Let a job end in CREATE FAILED instead of ACTIVE, whether it exists yet or not.
+
+        :param job_name_or_arn: its ARN, or its name in every account and region and of either kind
+        :param reason: its failure reason
+        """
+        with self.hold():
+            if job_name_or_arn.startswith("arn:"):
+                job = self._backend_of(job_name_or_arn).jobs.get(job_name_or_arn)
+                if job and job.is_finished:
+                    raise ValueError(f"{job_name_or_arn} is {job.status} already; use set_status.")
+            self._settings.failures[job_name_or_arn] = reason
+
+    def set_status(self, job_arn: str, status: str, failure_reason: str | None = None) -> None:
+        """
+        Give a job a status, known or not, and leave it there; no output is written.
+
+        :param job_arn: ARN of the job
+        :param status: the status
+        :param failure_reason: why it failed
+        """
+        with self.hold():
+            job = self._find(job_arn)
+            job.on_course = False
+            self._backend_of(job_arn).set_status(job, status, read_clock(), failure_reason)
+
+    def advance(self, job_arn: str | None = None) -> None:
+        """
+        Take a job one step further now; a finished one stays as it is.
+
+        :param job_arn: ARN of the job; ``None`` takes every unfinished job
+        """
+        now = read_clock()
+        with self.hold():
+            if job_arn:
+                self._backend_of(job_arn).advance(self._find(job_arn), now)
+                return
+            for backend in self._all_backends():
+                for job in list(backend.jobs.values()):
+                    backend.advance(job, now)
+
+    def job(self, job_arn: str) -> dict[str, Any]:
+        """
+        Return a job as Describe does, times as seconds since the epoch, without counting as a call.
+
+        :param job_arn: ARN of the job
+        """
+        with self.hold():
+            return self._find(job_arn).describe()
+
+    def on_status_change(self, callback: StatusChange) -> None:
+        """
+        Call this for every change of status, in order, after it happened.
+
+        A job that advances by time changes when anything looks, here or in S3; the time passed on is when
+        the change was due. The old status is ``None`` when the job was created.
+
+        :param callback: called with the job, the old status, the new one, and when it changed
+        """
+        self._changes.callbacks.append(callback)
+
+    def duplicate_across_pages(self, enabled: bool = True) -> None:
+        """
+        List the last job of each page again first on the next, as happens when jobs are created meanwhile.
+
+        Pages of one job stay as they are; they could not go on otherwise.
+
+        :param enabled: whether to
+        """
+        self._settings.duplicate_across_pages = enabled
+
+    def clear_calls(self) -> None:
+        """Forget the calls received so far."""
+        self.calls.clear()
+
+    # --- For the wire -----------------------------------------------------------------------------
+
+    def backend(self, region_name: str, account_id: str | None = None) -> BatchJobsBackend:
+        """Return the store of an account and region; the wire format asks for it."""
+        return self._backends[account_id or self.account_id][region_name]
+
+    def receive(self, operation: str, parameters: dict[str, Any], region_name: str) -> list[Fault]:
+        """Note a call and return what is to go wrong with it; the wire format says so."""
+        faults = self.faults.draw(operation)
+        moment = datetime.fromtimestamp(read_clock(), UTC)
+        names = tuple(fault.name for fault in faults)
+        self.calls.append(Call(operation, parameters, moment, region_name, names))
+        return faults
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until it stops."""
+        self._stopping.wait(seconds)
+
+    def settle(self) -> None:
+        """Carry out what has become due."""
+        with self.hold():
+            pass
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Have the stores alone, with all that has become due carried out; then tell of the changes."""
+        with self._lock:
+            now = read_clock()
+            for backend in self._all_backends():
+                backend.settle(now)
+            yield
+        self._changes.tell()
+
+    # --- Inside -----------------------------------------------------------------------------------
+
+    def _install(self) -> None:
+        """Take the place of moto's Personalize."""
+        if PersonalizeControl._active is not None:
+            raise RuntimeError(
+                "A local Personalize is active in this process already. moto's state belongs to the whole "
+                "process, so use one at a time."
+            )
+        PersonalizeControl._active = self
+        self._stopping.clear()
+        self._replaced = _PACKAGE.personalize_backends
+        _PACKAGE.personalize_backends = self._backends
+
+    def _uninstall(self) -> None:
+        """Give moto's Personalize its place back."""
+        self._stopping.set()
+        _PACKAGE.personalize_backends = self._replaced
+        PersonalizeControl._active = None
+
+    def _make_backend(self, region_name: str, account_id: str) -> BatchJobsBackend:
+        backend = BatchJobsBackend(region_name, account_id, self._settings)
+        backend.url_module = SimpleNamespace(
+            url_bases=urls.url_bases, url_paths=dict.fromkeys(urls.url_paths, self._dispatch)
+        )
+        return backend
+
+    def _dispatch(self, request: Any, full_url: str, headers: Any) -> Any:
+        return BatchJobsResponse(self)._dispatch(request, full_url, headers)
+
+    def _all_backends(self) -> list[BatchJobsBackend]:
+        return [backend for account in list(self._backends.values()) for backend in list(account.values())]
+
+    def _backend_of(self, job_arn: str) -> BatchJobsBackend:
+        parts = parse_job_arn(job_arn)
+        return self.backend(parts.region, parts.account_id)
+
+    def _find(self, job_arn: str) -> BatchJob:
+        job = self._backend_of(job_arn).jobs.get(job_arn)
+        if job is None:
+            raise ValueError(f"There is no job {job_arn!r}.")
+        return job
+
+
+@functools.cache
+def _all_regions() -> list[str]:
+    """Return the regions of every partition; moto knows only those where Personalize is sold."""
+    resolver = EndpointResolver(Loader().load_data("endpoints"))
+    return [
+        region
+        for partition in resolver.get_available_partitions()
+        for region in resolver.get_available_endpoints("ec2", partition)
+    ]
+
+
+def _to_milliseconds(moment: datetime) -> float:
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return int(aware.timestamp() * 1000) / 1000

@@ -1,0 +1,300 @@
+"""Shows the provider at work: a job that succeeds lets a task run, one that fails stops it.
+
+``python -m airflow_provider_personalize_segments.testing.demo`` runs ``wait_for_segment_job`` of the example
+DAGs twice through Airflow itself, in a throw-away Airflow home. Nothing leaves the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Never
+
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+
+if TYPE_CHECKING:
+    from airflow_provider_personalize_segments.testing.server import LocalPersonalize
+
+BUCKET = "demo-bucket"
+ROLE_ARN = "arn:aws:iam::123456789012:role/PersonalizeS3Access"
+EXAMPLE_INPUT: Mapping[BatchJobKind, Sequence[dict[str, str]]] = {
+    BatchJobKind.SEGMENT: [{"itemId": item} for item in ("b1042", "b2177", "b3301", "b4008", "b5590")],
+    BatchJobKind.INFERENCE: [{"userId": user} for user in ("u17", "u42", "u99")],
+}
+LOOKS_PER_STATUS = 3
+
+
+class DemoFailed(Exception):  # noqa: N818 - it is what happened to the demo, and nobody catches it by name
+    """Something did not go as it should; the message is the reason."""
+
+
+class ExampleJobs:
+    """
+    Starts jobs on a local Personalize the way a user's code would: boto3, with real input in S3.
+
+    :param local: the running local Personalize
+    """
+
+    def __init__(self, local: LocalPersonalize) -> None:
+        import boto3
+
+        session = boto3.session.Session("testing", "testing", region_name="us-east-1")
+        self._local = local
+        self._personalize = session.client("personalize", endpoint_url=local.endpoint_url)
+        self._s3 = session.client("s3", endpoint_url=local.endpoint_url)
+        self._s3.create_bucket(Bucket=BUCKET)
+
+    def put_input(self, kind: BatchJobKind) -> str:
+        """
+        Put an input file into S3 and return its path.
+
+        :param kind: the kind of job that is to read it
+        """
+        key = f"input/{kind.name}.jsonl"
+        body = "\n".join(json.dumps(record) for record in EXAMPLE_INPUT[kind])
+        self._s3.put_object(Bucket=BUCKET, Key=key, Body=body.encode())
+        return f"s3://{BUCKET}/{key}"
+
+    def start(
+        self, kind: BatchJobKind, job_name: str, solution_version_arn: str, input_path: str, num_results: int
+    ) -> str:
+        """
+        Create a batch job and return its ARN.
+
+        :param kind: the kind of job
+        :param job_name: its name
+        :param solution_version_arn: the solution version it uses
+        :param input_path: where its input is
+        :param num_results: how many users or items each record is to name
+        """
+        response: dict[str, str] = getattr(self._personalize, kind.create_method)(
+            jobName=job_name,
+            solutionVersionArn=solution_version_arn,
+            jobInput={"s3DataSource": {"path": input_path}},
+            jobOutput={"s3DataDestination": {"path": f"s3://{BUCKET}/output/{job_name}/"}},
+            numResults=num_results,
+            roleArn=ROLE_ARN,
+        )
+        return response[kind.arn_member]
+
+
+class Narrator:
+    """
+    Tells what happens, with the seconds since the start; the rest of the output goes to a log file.
+
+    :param log: where Airflow's own output goes
+    """
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self._start = time.monotonic()
+        self._screen = os.fdopen(os.dup(1), "w", buffering=1)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have the screen alone: what this process prints meanwhile lands in the log."""
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        saved = os.dup(1), os.dup(2)
+        with self.log.open("a") as log:
+            for descriptor in (1, 2):
+                os.dup2(log.fileno(), descriptor)
+            try:
+                yield
+            finally:
+                for stream in (sys.stdout, sys.stderr):
+                    stream.flush()
+                for descriptor, original in zip((1, 2), saved, strict=True):
+                    os.dup2(original, descriptor)
+                    os.close(original)
+
+    @property
+    def screen(self) -> IO[str]:
+        """Where people look."""
+        return self._screen
+
+    def head(self, text: str) -> None:
+        """Begin a part."""
+        self._screen.write(f"\n{text}\n")
+
+    def tell(self, text: str) -> None:
+        """Say one thing."""
+        self._screen.write(f"{time.monotonic() - self._start:6.1f} s  {text}\n")
+
+
+def find_example_dags() -> Path:
+    """Return the folder of the example DAGs: in the package when installed, beside it in a checkout."""
+    package = find_spec("airflow_provider_personalize_segments")
+    if package is None or package.origin is None:
+        raise DemoFailed("airflow_provider_personalize_segments is not installed.")
+    folder = Path(package.origin).parent
+    for candidate in (folder / "example_dags", folder.parent / "example_dags"):
+        if candidate.is_dir():
+            return candidate
+    raise DemoFailed(f"There are no example DAGs in or beside {folder}.")
+
+
+def make_airflow_home(name: str) -> Path:
+    """
+    Make an empty Airflow home below the current folder, and point this process's Airflow at it.
+
+    :param name: its name below ``.airflow``
+    """
+    home = Path.cwd() / ".airflow" / name
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    os.environ.update(
+        AIRFLOW_HOME=str(home),
+        AIRFLOW__CORE__DAGS_FOLDER=str(find_example_dags()),
+        AIRFLOW__CORE__LOAD_EXAMPLES="False",
+        AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home / 'airflow.db'}",
+        NO_PROXY="127.0.0.1,localhost",
+    )
+    return home
+
+
+def run_airflow(*arguments: str, log: Path) -> None:
+    """
+    Run an Airflow command to its end.
+
+    :param arguments: the command line
+    :param log: where its output goes
+    :raises DemoFailed: when it fails
+    """
+    with log.open("a") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode:
+        raise DemoFailed(f"airflow {' '.join(arguments)} ended with {done.returncode}; see {log}.")
+
+
+class Demo:
+    """
+    The two halves.
+
+    :param local: the running local Personalize
+    :param narrator: who tells about it
+    """
+
+    def __init__(self, local: LocalPersonalize, narrator: Narrator) -> None:
+        self._local = local
+        self._narrator = narrator
+        self._jobs = ExampleJobs(local)
+        self._failure: BaseException | None = None
+        local.on_status_change(self._tell_change)
+
+    def run(self) -> None:
+        """
+        Run both halves.
+
+        :raises DemoFailed: when one does not end as it should
+        """
+        tell, head = self._narrator.tell, self._narrator.head
+        kind = BatchJobKind.SEGMENT
+        head("1. A batch segment job that succeeds")
+        input_path = self._jobs.put_input(kind)
+        tell(f"{len(EXAMPLE_INPUT[kind])} items are in {input_path}")
+        version = self._local.add_solution_version("demo-segments")
+        self._jobs.start(kind, "weekly-segments", version, input_path, num_results=100)
+        states = self._run_dag(version)
+        self._expect(states, {"list_jobs": "success", "wait_for_job": "success", "show_segments": "success"})
+        tell("The job became ACTIVE, and only then did show_segments run.")
+
+        head("2. The same DAG on a job that fails")
+        reason = "Invalid S3 output path: the service role may not write to it"
+        version = self._local.add_solution_version("demo-failing")
+        self._local.fail_job("doomed-segments", reason)
+        self._jobs.start(kind, "doomed-segments", version, input_path, num_results=100)
+        states = self._run_dag(version)
+        self._expect(
+            states, {"list_jobs": "success", "wait_for_job": "failed", "show_segments": "upstream_failed"}
+        )
+        if self._failure is None or reason not in str(self._failure):
+            raise DemoFailed(f"wait_for_job failed without the job's reason, but with {self._failure!r}.")
+        tell("The job failed, so show_segments did not run, and the task says why.")
+        head("Done: one task ran when its segments were there; one was stopped, with the reason.")
+
+    def _run_dag(self, solution_version_arn: str) -> dict[str, str]:
+        """Run the example through Airflow and return the tasks' final states."""
+        dag = self._load_dag("wait_for_segment_job")
+        # A real job takes half an hour, and a minute between pokes is right for it; this one takes seconds.
+        dag.get_task("wait_for_job").poke_interval = 1
+        # Only what the example itself prints goes to the screen, not what Airflow logs meanwhile.
+        example = dag.get_task("show_segments").python_callable.__globals__
+        example["print"] = functools.partial(print, file=self._narrator.screen)
+        for task in dag.tasks:
+            task.on_execute_callback = [self._tell_start]
+            task.on_success_callback = [self._tell_success]
+            task.on_failure_callback = [self._tell_failure]
+        self._narrator.tell(f"Airflow runs {dag.dag_id}")
+        with self._narrator.alone():
+            run = dag.test(run_conf={"solution_version_arn": solution_version_arn})
+            states = {each.task_id: str(each.state) for each in run.get_task_instances()}
+        for task, state in states.items():
+            if state not in ("success", "failed"):
+                self._narrator.tell(f"{task} is {state}")
+        return states
+
+    def _load_dag(self, name: str) -> Any:
+        with self._narrator.alone():
+            return runpy.run_path(str(find_example_dags() / f"{name}.py"))["dag"]
+
+    def _tell_change(self, job: dict[str, Any], old: str | None, new: str, _: datetime) -> None:
+        took = "" if old is None else f" after {job['lastUpdatedDateTime'] - job['creationDateTime']:.0f} s"
+        self._narrator.tell(f"  {job['jobName']} is {new}{took}")
+
+    def _tell_start(self, context: Mapping[str, Any]) -> None:
+        self._narrator.tell(f"{context['ti'].task_id} starts")
+
+    def _tell_success(self, context: Mapping[str, Any]) -> None:
+        self._narrator.tell(f"{context['ti'].task_id} succeeded")
+
+    def _tell_failure(self, context: Mapping[str, Any]) -> None:
+        self._failure = context["exception"]
+        name = type(self._failure).__name__
+        self._narrator.tell(f"{context['ti'].task_id} failed: {name}: {self._failure}")
+
+    def _expect(self, states: dict[str, str], expected: dict[str, str]) -> None:
+        if states != expected:
+            raise DemoFailed(f"The tasks ended as {states}, expected {expected}.")
+
+
+def main() -> None:
+    """Run the demo; exits non-zero with the reason when anything is not as it should be."""
+    home = make_airflow_home("demo")
+    narrator = Narrator(home / "airflow.log")
+    narrator.tell("Starting Airflow (SQLite, in .airflow/demo) and a local Amazon Personalize ...")
+    try:
+        from airflow_provider_personalize_segments.testing.server import LocalPersonalize
+
+        with LocalPersonalize(progress="by_call", calls=LOOKS_PER_STATUS) as local:
+            os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = local.airflow_connection()
+            run_airflow("db", "migrate", log=narrator.log)
+            Demo(local, narrator).run()
+    except DemoFailed as error:
+        _give_up(str(error), narrator)
+    except Exception as error:
+        _give_up(f"{type(error).__name__}: {error}", narrator)
+
+
+def _give_up(reason: str, narrator: Narrator) -> Never:
+    sys.exit(f"\nThe demo failed: {reason}\nAirflow's output is in {narrator.log}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Personalize batch jobs and S3 for boto3 in this process."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar, Unpack, overload
+
+from botocore.awsrequest import AWSPreparedRequest
+from botocore.exceptions import ConnectionClosedError
+from moto import mock_aws
+from moto.core.models import MockAWS, botocore_stubber
+
+from airflow_provider_personalize_segments.testing.control import Options, PersonalizeControl
+from airflow_provider_personalize_segments.testing.exceptions import ConnectionDropped
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class MockPersonalize:
+    """
+    What :func:`mock_personalize` returns: a context manager, and a decorator.
+
+    :param options: as :class:`~.control.PersonalizeControl` takes them
+    """
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        self._options = options
+        self._entered: list[tuple[PersonalizeControl, MockAWS]] = []
+        # Wrong options are to show where they are written.
+        PersonalizeControl(**options)
+
+    def __enter__(self) -> PersonalizeControl:
+        control = PersonalizeControl(**self._options)
+        control._install()
+        aws = mock_aws()
+        try:
+            aws.__enter__()
+        except BaseException:
+            control._uninstall()
+            raise
+        process = botocore_stubber.process_request
+        botocore_stubber.process_request = _watch(control, process)  # type: ignore[assignment, method-assign]
+        self._entered.append((control, aws))
+        return control
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        control, aws = self._entered.pop()
+        # The method of the class shows again.
+        del botocore_stubber.process_request
+        aws.__exit__(error_type, error, traceback)
+        control._uninstall()
+
+    def __call__(self, function: F) -> F:
+        """
+        Let the function run inside; a parameter named ``personalize`` gets the control.
+
+        :param function: a function, a coroutine function, or a generator function such as a pytest fixture
+        """
+        if not inspect.isroutine(function):
+            raise TypeError(f"mock_personalize decorates functions, got {function!r}.")
+        signature = inspect.signature(function)
+        wants_control = "personalize" in signature.parameters
+
+        def give(control: PersonalizeControl, named: dict[str, Any]) -> dict[str, Any]:
+            return {**named, "personalize": control} if wants_control else named
+
+        wrapper: Any
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def wrapper(*args: Any, **named: Any) -> Any:
+                with self as control:
+                    return await function(*args, **give(control, named))
+
+        elif inspect.isgeneratorfunction(function):
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **named: Any) -> Any:
+                with self as control:
+                    return (yield from function(*args, **give(control, named)))
+
+        else:
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **named: Any) -> Any:
+                with self as control:
+                    return function(*args, **give(control, named))
+
+        # pytest would look for a fixture of this name.
+        wrapper.__signature__ = signature.replace(
+            parameters=[each for name, each in signature.parameters.items() if name != "personalize"]
+        )
+        return wrapper  # type: ignore[no-any-return]
+
+
+@overload
+def mock_personalize(function: F, /) -> F: ...
+@overload
+def mock_personalize(**options: Unpack[Options]) -> MockPersonalize: ...
+def mock_personalize(function: F | None = None, /, **options: Unpack[Options]) -> F | MockPersonalize:
+    """
+    Give boto3 in this process Personalize batch jobs, S3 and whatever else moto has, with dummy credentials.
+
+    As a context manager it gives the control::
+
+        with mock_personalize(progress="by_time", seconds=60) as personalize:
+            arn = personalize.add_solution_version()
+
+    As a decorator, with or without parentheses, it hands the control to a parameter named ``personalize``::
+
+        @mock_personalize
+        def test_gate(personalize): ...
+
+    Everything is forgotten when it ends. Only one can be active in a process at a time.
+
+    :param function: the function to decorate, when there are no parentheses
+    :param options: as :class:`~.control.PersonalizeControl` takes them
+
+    .. seealso:: https://docs.getmoto.org/en/latest/docs/getting_started.html
+    """
+    mock = MockPersonalize(**options)
+    return mock if function is None else mock(function)
+
+
+def _watch(control: PersonalizeControl, process: Callable[..., Any]) -> Callable[[AWSPreparedRequest], Any]:
+    def process_request(request: AWSPreparedRequest) -> Any:
+        # Before S3 is read too, so that output is there when it is due.
+        control.settle()
+        try:
+            return process(request)
+        except ConnectionDropped:
+            raise ConnectionClosedError(endpoint_url=request.url) from None
+
+    return process_request

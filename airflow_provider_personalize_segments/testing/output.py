@@ -1,0 +1,217 @@
+"""Write what a batch job leaves in S3, in the shapes that real jobs leave.
+
+Filters are not applied: ``filterArn`` is accepted and shown again, ``filterValues`` in the input are let
+through, and the users or items named stay the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import posixpath
+import random
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from moto.s3.exceptions import MissingBucket
+from moto.s3.models import FakeBucket, FakeKey, S3Backend, s3_backends
+from moto.utilities.utils import get_partition
+
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.testing.recipes import (
+    ITEM_ATTRIBUTES_PATTERN,
+    RECIPES,
+    THEME_LINES,
+    Recipe,
+)
+from airflow_provider_personalize_segments.testing.validation import THEME_MODE
+
+MAX_INPUT_FILES = 1000
+MAX_INPUT_BYTES = 1024**3
+_S3_PATH = re.compile(r"s3://(?P<bucket>[^/]+)(?:/(?P<prefix>.*))?", re.DOTALL)
+_THEMES = ("Quick weeknight picks", "Loved by collectors", "Gifts for the curious", "Everyday essentials")
+
+
+class JobOutputError(Exception):
+    """The job cannot run; the message is the job's failure reason."""
+
+
+@dataclass(frozen=True)
+class Population:
+    """
+    The users and items there are to be named in output.
+
+    :param seed: another seed names others; the same seed names the same for the same input record
+    :param size: how many users there are, and how many items
+    """
+
+    seed: int
+    size: int
+
+    def draw(self, prefix: str, subject: object, count: int) -> Iterator[str]:
+        """
+        Yield different identifiers, best first; a longer list begins with the shorter one.
+
+        :param prefix: what the identifiers begin with, ``user`` or ``item``
+        :param subject: what they are drawn for; equal subjects get equal lists
+        :param count: how many, if there are so many
+        """
+        digest = hashlib.sha256(json.dumps([self.seed, prefix, subject], sort_keys=True).encode()).digest()
+        chance = random.Random(digest)
+        swapped: dict[int, int] = {}
+        for place in range(min(count, self.size)):
+            other = chance.randrange(place, self.size)
+            yield f"{prefix}-{1000 + swapped.get(other, other)}"
+            swapped[other] = swapped.get(place, place)
+
+
+@dataclass(frozen=True)
+class JobRun:
+    """What of a job matters for its output."""
+
+    kind: BatchJobKind
+    account_id: str
+    region_name: str
+    recipe: str
+    request: Mapping[str, Any]
+    population: Population
+
+    def write(self, when: float) -> None:
+        """
+        Read the input, write the output.
+
+        :param when: when the job becomes ACTIVE, in seconds since the epoch
+        :raises JobOutputError: when a path leads nowhere or the input is too much; then nothing is written
+        """
+        source = self.request["jobInput"]["s3DataSource"]["path"]
+        target = self.request["jobOutput"]["s3DataDestination"]
+        inputs = self._read_input(source)
+        bucket, prefix = self._open(target["path"], "output")
+        lines_per_file = THEME_LINES if self._themed else RECIPES[self.recipe].lines_per_file
+        outputs = {f"{prefix}_CHECK": b""}
+        for key, content in inputs.items():
+            lines = [line for line in content.decode(errors="replace").splitlines() if line.strip()]
+            if len(lines) > lines_per_file:
+                raise JobOutputError(
+                    f"Invalid input file {key}: it has {len(lines)} lines, "
+                    f"{self.recipe} takes at most {lines_per_file}."
+                )
+            outputs[f"{prefix}{posixpath.basename(key)}.out"] = "".join(
+                json.dumps(self._record(line), ensure_ascii=False, separators=(",", ":")) + "\n"
+                for line in lines
+            ).encode()
+        # S3 keeps whole seconds; rounded up, so that no output looks older than the job that wrote it.
+        modified = datetime.fromtimestamp(math.ceil(when), UTC).replace(tzinfo=None)
+        kms_key = target.get("kmsKeyArn")
+        for key, content in outputs.items():
+            written = self._s3.put_object(
+                bucket.name, key, content, encryption="aws:kms" if kms_key else None, kms_key_id=kms_key
+            )
+            written.last_modified = modified
+
+    @property
+    def _s3(self) -> S3Backend:
+        return s3_backends[self.account_id][get_partition(self.region_name)]
+
+    @property
+    def _themed(self) -> bool:
+        return self.request.get("batchInferenceJobMode") == THEME_MODE
+
+    def _open(self, path: str, which: str) -> tuple[FakeBucket, str]:
+        refused = f"Invalid S3 {which} path"
+        match = _S3_PATH.fullmatch(path)
+        if not match:
+            raise JobOutputError(f"{refused}: {path} is not s3://bucket/prefix.")
+        try:
+            bucket = self._s3.get_bucket(match["bucket"])
+        except MissingBucket:
+            raise JobOutputError(f"{refused}: the bucket of {path} does not exist.") from None
+        if bucket.region_name != self.region_name:
+            raise JobOutputError(
+                f"{refused}: the bucket of {path} is in {bucket.region_name}, the job in {self.region_name}."
+            )
+        return bucket, match["prefix"] or ""
+
+    def _read_input(self, path: str) -> dict[str, bytes]:
+        bucket, prefix = self._open(path, "input")
+        found = {
+            name: key
+            for name, key in sorted(bucket.keys.items())
+            if isinstance(key, FakeKey) and name.startswith(prefix) and not name.endswith("/")
+        }
+        if not found:
+            raise JobOutputError(f"Invalid S3 input path: no object begins with {path}.")
+        if len(found) > MAX_INPUT_FILES:
+            raise JobOutputError(
+                f"Invalid S3 input path: {path} begins {len(found)} objects; at most {MAX_INPUT_FILES} may."
+            )
+        if sum(key.contentsize for key in found.values()) > MAX_INPUT_BYTES:
+            raise JobOutputError(
+                f"Invalid S3 input path: the objects under {path} are larger than 1 GB together."
+            )
+        return {name: key.value for name, key in found.items()}
+
+    def _record(self, line: str) -> dict[str, Any]:
+        recipe = RECIPES[self.recipe]
+        result = self.kind.result_members[0]
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            return {"input": {}, "output": {result: []}, "error": "User error: The line is not a JSON object"}
+        error = _find_error(recipe, record)
+        if error:
+            return {"input": record, "output": {result: []}, "error": f"User error: {error}"}
+        return {"input": record, "output": self._answer(recipe, record), "error": None}
+
+    def _answer(self, recipe: Recipe, record: Mapping[str, Any]) -> dict[str, Any]:
+        result = self.kind.result_members[0]
+        subject = {name: record[name] for name in recipe.required_members}
+        count = self.request["numResults"]
+        if self.kind is BatchJobKind.SEGMENT:
+            return {result: list(self.population.draw("user", subject, count))}
+        if "itemList" in subject:
+            items = sorted(
+                record["itemList"], key=lambda item: _weigh(self.population.seed, record["userId"], item)
+            )
+        else:
+            # One more, because an item is not similar to itself.
+            drawn = self.population.draw("item", subject, count + 1)
+            items = [each for each in drawn if each != record.get("itemId")][:count]
+        answer: dict[str, Any] = {result: items}
+        if recipe.scored:
+            answer["scores"] = _falling_scores(len(items))
+        if self._themed:
+            theme = _weigh(self.population.seed, "theme", record["itemId"])[0] % len(_THEMES)
+            answer["theme"] = _THEMES[theme]
+            answer["itemsThemeRelevanceScores"] = _falling_scores(len(items))
+        return answer
+
+
+def _find_error(recipe: Recipe, record: Mapping[str, Any]) -> str | None:
+    def is_text(value: object) -> bool:
+        return isinstance(value, str) and bool(value)
+
+    for name in recipe.required_members:
+        value = record.get(name)
+        fits = isinstance(value, list) and all(map(is_text, value)) if name == "itemList" else is_text(value)
+        if not fits:
+            return f"Required fields for the provided recipe are {', '.join(recipe.required_members)}"
+        if name == "itemAttributes" and not ITEM_ATTRIBUTES_PATTERN.fullmatch(record[name]):
+            return 'itemAttributes takes conditions such as ITEMS.GENRE = "Comedy", joined by AND'
+    return None
+
+
+def _weigh(*subject: object) -> bytes:
+    return hashlib.sha256(json.dumps(subject).encode()).digest()
+
+
+def _falling_scores(count: int) -> list[float]:
+    weights = [1 / (place + 2) for place in range(count)]
+    total = sum(weights)
+    return [round(weight / total, 7) for weight in weights]

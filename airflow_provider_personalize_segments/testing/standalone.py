@@ -1,0 +1,177 @@
+"""Runs ``airflow standalone`` with the example DAGs on a local Personalize, for clicking around.
+
+``python -m airflow_provider_personalize_segments.testing.standalone`` runs until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.testing.demo import ExampleJobs, make_airflow_home, run_airflow
+from airflow_provider_personalize_segments.testing.server import LocalPersonalize
+
+SECONDS_PER_STATUS = 15.0
+SECONDS_TO_START = 300.0
+USER = PASSWORD = "admin"
+
+
+def start_example_jobs(local: LocalPersonalize) -> None:
+    """
+    Start the jobs that the example DAGs wait for by default.
+
+    :param local: the running local Personalize
+    """
+    jobs = ExampleJobs(local)
+    segments = local.add_solution_version("demo-segments")
+    path = jobs.put_input(BatchJobKind.SEGMENT)
+    for name in ("weekly-segments", "monthly-segments"):
+        jobs.start(BatchJobKind.SEGMENT, name, segments, path, num_results=100)
+    recommendations = local.add_solution_version("demo-recommendations", "aws-user-personalization")
+    path = jobs.put_input(BatchJobKind.INFERENCE)
+    jobs.start(BatchJobKind.INFERENCE, "demo-recommendations", recommendations, path, num_results=10)
+
+
+def find_port(preferred: int) -> int:
+    """
+    Return a free port on loopback.
+
+    :param preferred: the port to take if it is free
+    """
+    for port in (preferred, 0):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise RuntimeError("No port on 127.0.0.1 is free.")
+
+
+@contextlib.contextmanager
+def run_standalone(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """
+    Run ``airflow standalone`` in its own process group, and end all of it at the end.
+
+    :param home: Airflow's home, as :func:`~.demo.make_airflow_home` made it
+    :param port: where its web server is to answer
+    """
+    passwords = home / "passwords.json"
+    passwords.write_text(json.dumps({USER: PASSWORD}))
+    environment = os.environ | {
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+        "AIRFLOW__WEBSERVER__WEB_SERVER_HOST": "127.0.0.1",
+        "AIRFLOW__WEBSERVER__WEB_SERVER_PORT": str(port),
+        "AIRFLOW__WEBSERVER__WORKERS": "1",
+    }
+    with (home / "airflow.log").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "airflow", "standalone"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            # Its parts outlive it when they are slow to hear of the end.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """
+    Wait until Airflow's scheduler says that it is well.
+
+    :param process: ``airflow standalone``
+    :param port: where its web server answers
+    :param log: where its output goes
+    :raises SystemExit: when it ended instead, or took too long; says where its output is
+    """
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            sys.exit(f"airflow standalone ended with {process.returncode}; see {log}.")
+        for path in ("/api/v2/monitor/health", "/health"):  # Airflow 3, Airflow 2
+            with contextlib.suppress(OSError, ValueError, urllib.error.HTTPError):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                    health = json.load(answer)
+                if health.get("scheduler", {}).get("status") == "healthy":
+                    return
+        time.sleep(1)
+    sys.exit(f"airflow standalone was not healthy after {SECONDS_TO_START:.0f} s; see {log}.")
+
+
+def make_user(log: Path) -> None:
+    """
+    Make the login where Airflow keeps users in its database, which is before 3.0.
+
+    :param log: where the command's output goes
+    """
+    import airflow
+
+    if int(airflow.__version__.split(".")[0]) < 3:
+        names = ("--firstname", USER, "--lastname", USER, "--email", "admin@example.com")
+        run_airflow(
+            "users", "create", "--username", USER, "--password", PASSWORD, "--role", "Admin", *names, log=log
+        )
+
+
+def main() -> None:
+    """Run everything until Ctrl-C or SIGTERM."""
+    home = make_airflow_home("standalone")
+    log = home / "airflow.log"
+    print(f"Starting Airflow and a local Amazon Personalize; their output is in {log} ...", flush=True)
+    with LocalPersonalize(progress="by_time", seconds=SECONDS_PER_STATUS) as local:
+        os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = local.airflow_connection()
+        run_airflow("db", "migrate", log=log)
+        make_user(log)
+        port = find_port(8080)
+        with run_standalone(home, port) as process:
+            _stop_on_sigterm()
+            try:
+                wait_until_healthy(process, port, log)
+                start_example_jobs(local)
+                print(f"Airflow is at http://127.0.0.1:{port}, login {USER}, password {PASSWORD}.")
+                print(
+                    "Trigger one of its DAGs: the jobs they wait for have just been started, and take "
+                    f"{2 * SECONDS_PER_STATUS:.0f} seconds. Ctrl-C ends everything.",
+                    flush=True,
+                )
+                process.wait()
+                sys.exit(f"airflow standalone ended with {process.returncode}; see {log}.")
+            except KeyboardInterrupt:
+                print("\nStopping ...", flush=True)
+
+
+def _stop_on_sigterm() -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+if __name__ == "__main__":
+    main()

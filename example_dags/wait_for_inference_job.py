@@ -1,0 +1,44 @@
+"""
+Run a task when a batch inference job is done, without holding a worker while it runs.
+
+The same as for a segment job, under the other name; here in reschedule mode, with the job's ARN given when
+the DAG is triggered. Each poke is a short task run, a few minutes apart.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG, Param, task
+
+from airflow_provider_personalize_segments.sensors import PersonalizeBatchInferenceJobSensor
+
+with DAG(
+    dag_id="wait_for_inference_job",
+    schedule=None,
+    tags=["example", "personalize"],
+    doc_md=__doc__,
+    params={
+        "job_arn": Param(
+            "arn:aws:personalize:us-east-1:123456789012:batch-inference-job/demo-recommendations",
+            type="string",
+        )
+    },
+) as dag:
+    wait_for_job = PersonalizeBatchInferenceJobSensor(
+        task_id="wait_for_job",
+        job_arn="{{ params.job_arn }}",
+        mode="reschedule",
+        poke_interval=120,
+        timeout=timedelta(hours=6),
+    )
+
+    @task
+    def announce(job: dict[str, Any]) -> str:
+        """Return where the recommendations are."""
+        folder: str = job["jobOutput"]["s3DataDestination"]["path"]
+        print(f"{job['jobName']} is {job['status']}: its recommendations are in {folder}")
+        return folder
+
+    announce(wait_for_job.output)

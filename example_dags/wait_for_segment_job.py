@@ -1,0 +1,67 @@
+"""
+Run a task when a batch segment job is done, and not before.
+
+Something else started the job. This DAG finds the newest job of a solution version, waits until it is
+ACTIVE, and then prints the user segments that Personalize wrote to S3. When the job ends in CREATE FAILED,
+``wait_for_job`` fails with Personalize's reason, without retries, and ``show_segments`` never runs.
+
+Trigger it with your solution version's ARN, or try it without an AWS account: ``make demo``.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+# Works on Airflow 2.11 and 3.x alike. On 3.x alone: from airflow.sdk import DAG, Param, task
+from airflow.providers.common.compat.sdk import DAG, Param, task
+
+from airflow_provider_personalize_segments.operators import PersonalizeListBatchSegmentJobsOperator
+from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
+
+with DAG(
+    dag_id="wait_for_segment_job",
+    schedule=None,
+    tags=["example", "personalize"],
+    doc_md=__doc__,
+    params={
+        "solution_version_arn": Param(
+            "arn:aws:personalize:us-east-1:123456789012:solution/demo-segments/69b4b68a",
+            type="string",
+            description="The newest batch segment job of this solution version is waited for.",
+        )
+    },
+) as dag:
+    list_jobs = PersonalizeListBatchSegmentJobsOperator(
+        task_id="list_jobs",
+        solution_version_arn="{{ params.solution_version_arn }}",
+        max_items=1,
+    )
+
+    wait_for_job = PersonalizeBatchSegmentJobSensor(
+        task_id="wait_for_job",
+        job_arn="{{ ti.xcom_pull(task_ids='list_jobs')[0]['batchSegmentJobArn'] }}",
+        poke_interval=60,
+        timeout=timedelta(hours=6),
+    )
+
+    @task
+    def show_segments(job: dict[str, Any]) -> int:
+        """Print the first users of each segment, and return how many segments there are."""
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+        s3 = S3Hook()
+        bucket, prefix = S3Hook.parse_s3_url(job["jobOutput"]["s3DataDestination"]["path"])
+        # One .out file per input file; _CHECK, which Personalize writes beside them, is not one.
+        keys = [key for key in s3.list_keys(bucket, prefix) if key.endswith(".out")]
+        records = [json.loads(line) for key in keys for line in s3.read_key(key, bucket).splitlines()]
+
+        print(f"{'item':<10} {'users':>5}  the first of them")
+        for record in records:
+            users = record["output"].get("usersList", [])
+            print(f"{record['input']['itemId']:<10} {len(users):>5}  {', '.join(users[:4])}")
+        return len(records)
+
+    list_jobs >> wait_for_job
+    show_segments(wait_for_job.output)

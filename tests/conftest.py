@@ -1,0 +1,126 @@
+"""A home of its own for Airflow, made before anything imports it, and none of the machine's AWS settings."""
+
+from __future__ import annotations
+
+import logging
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+PROJECT = Path(__file__).parent.parent
+AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="airflow-home-"))
+DAGS_FOLDER = AIRFLOW_HOME / "dags"
+
+for name in [name for name in os.environ if name.startswith(("AIRFLOW_", "AWS_", "BOTO_", "MOTO_"))]:
+    del os.environ[name]
+os.environ |= {
+    "AIRFLOW_HOME": str(AIRFLOW_HOME),
+    "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS_FOLDER),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
+    # What a test does not give is not there: no settings of the machine's, and no metadata service.
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "NO_PROXY": "127.0.0.1,localhost",
+}
+
+# A busy machine is no bug: cases are counted, not timed.
+settings.register_profile("default", deadline=None, print_blob=True)
+settings.load_profile("default")
+
+pytest_plugins = ["airflow_provider_personalize_segments.testing.fixtures"]
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(AIRFLOW_HOME, ignore_errors=True)
+
+
+@dataclass
+class Run:
+    """How a DAG run ended."""
+
+    state: str
+    states: dict[str, str]
+    """Task states by task ID; mapped ones as ``task[0]``."""
+    errors: dict[str, BaseException]
+    """What failed tasks raised, by task ID."""
+    _dag_run: Any
+
+    def xcom(self, task_id: str, map_index: int = -1) -> Any:
+        (instance,) = (
+            each
+            for each in self._dag_run.get_task_instances()
+            if (each.task_id, each.map_index) == (task_id, map_index)
+        )
+        return instance.xcom_pull(task_ids=task_id, map_indexes=map_index)
+
+
+@pytest.fixture(scope="session")
+def _airflow_database() -> None:
+    DAGS_FOLDER.mkdir()
+    command = [sys.executable, "-m", "airflow", "db", "migrate"]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def run_dag(_airflow_database: None) -> Callable[..., Run]:
+    """
+    Run a DAG file through Airflow itself.
+
+    :param source: a DAG file, or the text of one; its DAG is called ``dag``
+    :param conf: the DAG run's configuration
+    :param poke_interval: replaces the sensors' own, which are for jobs that take half an hour
+    """
+
+    def run(
+        source: Path | str, conf: dict[str, Any] | None = None, poke_interval: float | None = None
+    ) -> Run:
+        for path in DAGS_FOLDER.glob("*.py"):
+            path.unlink()
+        path = DAGS_FOLDER / (source.name if isinstance(source, Path) else "dag_of_test.py")
+        path.write_text(source.read_text() if isinstance(source, Path) else source)
+        dag = runpy.run_path(str(path))["dag"]
+        errors: dict[str, BaseException] = {}
+
+        def keep_error(context: Any) -> None:
+            errors[context["ti"].task_id] = context["exception"]
+
+        for task in dag.tasks:
+            target = getattr(task, "partial_kwargs", None) or vars(task)  # mapped, or not
+            target["on_failure_callback"] = [keep_error]
+            if poke_interval is not None and "poke_interval" in target:
+                target["poke_interval"] = poke_interval
+        dag_run = dag.test(run_conf=conf)
+        states = {
+            each.task_id if each.map_index < 0 else f"{each.task_id}[{each.map_index}]": str(each.state)
+            for each in dag_run.get_task_instances()
+        }
+        return Run(str(dag_run.state), states, errors, dag_run)
+
+    return run
+
+
+@pytest.fixture
+def read_log(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return what was logged since the last reading: Airflow 3 writes to the screen, 2 hands to logging."""
+    caplog.set_level(logging.INFO)
+
+    def read() -> list[str]:
+        records = [record for record in caplog.records if record.name.startswith("airflow.task")]
+        lines = [f"{record.levelname.lower()} {record.getMessage()}" for record in records]
+        caplog.clear()
+        captured = capsys.readouterr()
+        return lines or [*captured.out.splitlines(), *captured.err.splitlines()]
+
+    return read

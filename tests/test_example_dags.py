@@ -1,0 +1,107 @@
+"""The example DAGs: Airflow runs each on a local job that succeeds, and on one that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_personalize_segments.errors import PersonalizeJobFailedError
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.testing import LocalPersonalize
+from airflow_provider_personalize_segments.testing.demo import EXAMPLE_INPUT, ExampleJobs
+
+EXAMPLES = Path(__file__).parent.parent / "example_dags"
+RECIPES = {BatchJobKind.SEGMENT: "aws-item-affinity", BatchJobKind.INFERENCE: "aws-user-personalization"}
+
+
+@pytest.fixture
+def start_job(monkeypatch):
+    """Start a job as somebody else's code would: boto3, and input in S3."""
+    with LocalPersonalize(progress="by_call", calls=2) as local:
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local.airflow_connection())
+        jobs = ExampleJobs(local)
+
+        def start(kind, name="weekly", failure_reason=None):
+            version = local.add_solution_version("shop", RECIPES[kind])
+            if failure_reason:
+                local.fail_job(name, failure_reason)
+            arn = jobs.start(kind, name, version, jobs.put_input(kind), num_results=7)
+            return {"solution_version_arn": version, "job_arn": arn}
+
+        start.local = local
+        yield start
+
+
+class TestWaitForSegmentJob:
+    PATH = EXAMPLES / "wait_for_segment_job.py"
+
+    def test_prints_the_segments_when_the_job_is_active(self, start_job, run_dag, capsys):
+        run = run_dag(self.PATH, start_job(BatchJobKind.SEGMENT), poke_interval=0.1)
+        assert run.states == {"list_jobs": "success", "wait_for_job": "success", "show_segments": "success"}
+        items = [record["itemId"] for record in EXAMPLE_INPUT[BatchJobKind.SEGMENT]]
+        assert run.xcom("show_segments") == len(items)
+        table = capsys.readouterr().out.partition("item       users  the first of them\n")[2].splitlines()
+        assert [line.split()[:2] for line in table[: len(items)]] == [[item, "7"] for item in items]
+        assert start_job.local.calls.count("DescribeBatchSegmentJob") > 1
+
+    def test_prints_nothing_when_the_job_failed(self, start_job, run_dag, capsys):
+        conf = start_job(BatchJobKind.SEGMENT, failure_reason="Invalid S3 output path")
+        run = run_dag(self.PATH, conf, poke_interval=0.1)
+        assert run.states == {
+            "list_jobs": "success", "wait_for_job": "failed", "show_segments": "upstream_failed"
+        }  # fmt: skip
+        assert isinstance(run.errors["wait_for_job"], PersonalizeJobFailedError)
+        assert "Invalid S3 output path" in str(run.errors["wait_for_job"])
+        assert "the first of them" not in capsys.readouterr().out
+
+
+class TestWaitForAllSegmentJobs:
+    PATH = EXAMPLES / "wait_for_all_segment_jobs.py"
+
+    def test_reports_when_all_are_active(self, start_job, run_dag):
+        start_job(BatchJobKind.SEGMENT, "one")
+        run = run_dag(self.PATH, start_job(BatchJobKind.SEGMENT, "two"), poke_interval=0.1)
+        assert [run.states[f"wait_for_jobs[{i}]"] for i in range(2)] == ["success", "success"]
+        assert sorted(run.xcom("report")) == ["s3://demo-bucket/output/one/", "s3://demo-bucket/output/two/"]
+
+    def test_one_failed_job_stops_the_report(self, start_job, run_dag):
+        start_job(BatchJobKind.SEGMENT, "one", "Invalid S3 output path")
+        run = run_dag(self.PATH, start_job(BatchJobKind.SEGMENT, "two"), poke_interval=0.1)
+        assert sorted(run.states[f"wait_for_jobs[{i}]"] for i in range(2)) == ["failed", "success"]
+        assert run.states["report"] == "upstream_failed"
+
+
+class TestWaitForInferenceJob:
+    PATH = EXAMPLES / "wait_for_inference_job.py"
+
+    def test_announces_when_the_job_is_active(self, start_job, run_dag):
+        run = run_dag(self.PATH, start_job(BatchJobKind.INFERENCE), poke_interval=0.1)
+        assert run.states == {"wait_for_job": "success", "announce": "success"}
+        assert run.xcom("announce") == "s3://demo-bucket/output/weekly/"
+
+    def test_stays_silent_when_the_job_failed(self, start_job, run_dag):
+        run = run_dag(self.PATH, start_job(BatchJobKind.INFERENCE, failure_reason="No"), poke_interval=0.1)
+        assert run.states == {"wait_for_job": "failed", "announce": "upstream_failed"}
+
+
+def test_every_example_is_tested_here():
+    tested = {
+        each.PATH for each in (TestWaitForSegmentJob, TestWaitForAllSegmentJobs, TestWaitForInferenceJob)
+    }
+    assert tested == set(EXAMPLES.glob("*.py"))
+
+
+def test_every_example_reads_like_documentation():
+    for path in EXAMPLES.glob("*.py"):
+        source = path.read_text()
+        assert source.startswith('"""\n'), path.name
+        assert "doc_md=__doc__" in source
+        assert f'dag_id="{path.stem}"' in source
+
+
+def test_the_default_of_the_examples_is_what_make_airflow_offers(start_job):
+    local = start_job.local
+    version = local.add_solution_version("demo-segments")
+    for name in ("wait_for_segment_job", "wait_for_all_segment_jobs"):
+        assert f'"{version}"' in (EXAMPLES / f"{name}.py").read_text()

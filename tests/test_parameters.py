@@ -1,0 +1,110 @@
+"""What templates leave behind, read or refused in words."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_personalize_segments.jobs import KNOWN_STATUSES
+from airflow_provider_personalize_segments.parameters import (
+    read_count,
+    read_datetime,
+    read_statuses,
+    read_text,
+    read_verify,
+)
+
+
+class TestDatetime:
+    @pytest.mark.parametrize(
+        ("value", "moment"),
+        [
+            (None, None),
+            ("", None),
+            ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+            ("2026-01-31T08:00:00", datetime(2026, 1, 31, 8, tzinfo=UTC)),
+            ("2026-01-31T08:00:00Z", datetime(2026, 1, 31, 8, tzinfo=UTC)),
+            ("2026-01-31 08:00:00+00:00", datetime(2026, 1, 31, 8, tzinfo=UTC)),
+            (" 2026-01-31T08:00:00+09:00 ", datetime(2026, 1, 30, 23, tzinfo=UTC)),
+            (datetime(2026, 1, 31), datetime(2026, 1, 31, tzinfo=UTC)),
+            (date(2026, 1, 31), datetime(2026, 1, 31, tzinfo=UTC)),
+        ],
+    )
+    def test_is_read_and_naive_means_utc(self, value, moment):
+        assert read_datetime(value, "created_after") == moment
+
+    @given(st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))])))
+    def test_survives_its_own_text(self, moment):
+        assert read_datetime(str(moment), "x") == moment == read_datetime(moment.isoformat(), "x")
+
+    @pytest.mark.parametrize("value", ["yesterday", "31.01.2026", "{{ ds }}", 20260131.5, "None"])
+    def test_what_is_no_date_is_refused(self, value):
+        with pytest.raises(
+            ValueError, match="^created_after of task 't': .* is no date. Expected .* means UTC"
+        ):
+            read_datetime(value, "created_after of task 't'")
+
+
+class TestCount:
+    @given(st.integers(min_value=1))
+    def test_is_read_from_a_number_or_its_text(self, number):
+        assert read_count(number, "x") == number == read_count(f" {number} ", "x")
+
+    @pytest.mark.parametrize("value", [None, ""])
+    def test_none_stays_none(self, value):
+        assert read_count(value, "max_items") is None
+
+    @pytest.mark.parametrize("value", [0, -1, "many", 1.5, True, "1.0"])
+    def test_what_is_no_count_is_refused(self, value):
+        with pytest.raises(
+            ValueError, match="^max_items: .* is no count. Expected a whole number of 1 or more"
+        ):
+            read_count(value, "max_items")
+
+
+class TestStatuses:
+    @pytest.mark.parametrize("value", [None, ""])
+    def test_none_means_all(self, value):
+        assert read_statuses(value, "statuses") is None
+
+    @given(st.sets(st.sampled_from(sorted(KNOWN_STATUSES)), min_size=1))
+    def test_every_known_status_is_taken(self, statuses):
+        assert read_statuses(list(statuses), "x") == read_statuses(tuple(statuses), "x") != frozenset()
+
+    def test_one_status_is_a_list_of_one(self):
+        assert read_statuses("create failed", "x") == frozenset({"FAILED"})
+
+    @pytest.mark.parametrize("value", ["ACTVE", ["ACTIVE", "DONE"], [None], 1])
+    def test_a_misspelt_status_is_refused(self, value):
+        with pytest.raises(
+            ValueError, match="^statuses: .* is no status of a batch job. Expected any of ACTIVE, "
+        ):
+            read_statuses(value, "statuses")
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (None, None),
+        ("", None),
+        ("None", None),
+        (True, True),
+        ("True", True),
+        ("false", False),
+        ("/ca.pem", "/ca.pem"),
+    ],
+)
+def test_verify_is_read(value, read):
+    assert (
+        read_verify(value, "verify") is read if not isinstance(read, str) else read_verify(value, "v") == read
+    )
+
+
+def test_text_is_text():
+    assert read_text("eu-west-1", "region_name") == "eu-west-1"
+    assert read_text("", "region_name") is None
+    with pytest.raises(ValueError, match="^region_name: expected text, got list"):
+        read_text(["eu-west-1"], "region_name")

@@ -1,0 +1,154 @@
+"""The README, run: its DAG by Airflow, its policies against the API, its commands, its words."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import boto3
+import pytest
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout
+
+from airflow_provider_personalize_segments import errors, hooks, jobs, operators, sensors, testing
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text()
+DOCUMENTS = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_every_block_is_in_a_language_that_is_tested():
+    opened = re.findall(r"^```(\w*)\n.*?^```", README, re.DOTALL | re.MULTILINE)
+    assert set(opened) == {"python", "sh", "json"}
+
+
+def test_the_dag_is_short_and_airflow_runs_it(run_dag, local_personalize, monkeypatch, capsys):
+    (dag,) = blocks("python")
+    assert len([line for line in dag.splitlines() if line.strip() and "import" not in line]) == 10
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local_personalize.airflow_connection())
+    version = local_personalize.add_solution_version("readme")
+    local_personalize.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=version)
+    run = run_dag(dag)
+    assert run.states == {"wait": "success", "send_emails": "success"}
+    assert "Segments are in s3://example-bucket/output/" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("block", blocks("python", (PROJECT / "docs" / "testing.md").read_text()))
+def test_the_guide_to_testing_does_what_it_says(block, tmp_path):
+    """Each of its blocks is a test module of a user's; pytest runs it on its own."""
+    (tmp_path / "conftest.py").write_text(
+        'pytest_plugins = ["airflow_provider_personalize_segments.testing.fixtures"]\n'
+    )
+    (tmp_path / "test_block.py").write_text(block)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\b\d+ passed", done.stdout)
+
+
+@pytest.mark.parametrize("policy", blocks("json"))
+def test_the_policies_allow_what_exists(policy):
+    client = boto3.session.Session("x", "x").client("personalize", region_name="us-east-1")
+    for statement in json.loads(policy)["Statement"]:
+        actions = statement["Action"]
+        for action in [actions] if isinstance(actions, str) else actions:
+            service, _, operation = action.partition(":")
+            if service == "personalize":
+                assert operation in client.meta.service_model.operation_names
+            else:
+                assert action == "iam:PassRole"
+
+
+def test_the_policies_together_allow_what_the_hook_calls():
+    allowed = set(re.findall(r'"personalize:(\w+)', "".join(blocks("json"))))
+    assert allowed == {
+        operation
+        for kind in jobs.BATCH_JOB_KINDS
+        for operation in (kind.describe_operation, kind.list_operation, kind.create_operation)
+    }
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_commands_are_targets_that_ci_runs(document):
+    makefile = (PROJECT / "Makefile").read_text()
+    ci = (PROJECT / ".ci" / "run").read_text()
+    for block in blocks("sh", document.read_text()):
+        for line in block.splitlines():
+            command = line.split("#")[0].strip()
+            if command.startswith("make"):
+                assert re.search(rf"^{command.split()[1]}:", makefile, re.MULTILINE), command
+                assert "TESTS=" in command or command in ci, f"{command} is not in .ci/run"
+            else:
+                assert command.startswith(
+                    ("pip install", "python -m airflow_provider_personalize_segments.")
+                ), command
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_what_it_links_to_is_there(document):
+    for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
+        if not target.startswith("https://"):
+            assert (document.parent / target).exists(), target
+
+
+def test_the_names_in_the_table_are_there():
+    table = README.partition("## What is in it")[2].partition("\n## ")[0]
+    modules = {"sensors": sensors, "operators": operators, "hooks": hooks, "testing": testing}
+    for row in table.splitlines():
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        module = modules.get(cells[0].strip("`"))
+        if module:
+            names = [name for name in re.findall(r"`(\w+)`", cells[1]) if name[0].isupper() or "_" in name]
+            assert names
+            for name in names:
+                assert hasattr(module, name) or hasattr(hooks.PersonalizeHook, name), name
+
+
+def messages():
+    """One of each message that a user can meet, as the code says it."""
+    arn = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
+    other = arn.replace("segment", "inference")
+    call = ("DescribeBatchSegmentJob", arn, "us-east-1", "aws_default")
+    yield str(errors.PersonalizeJobFailedError(arn, "CREATE FAILED", "why"))
+    yield str(errors.PersonalizeRequestError(*call, "AccessDeniedException", "no"))
+    yield str(errors.PersonalizeRequestError(*call, "ResourceNotFoundException", "no"))
+    yield str(errors.ConnectionNotFoundError("aws_default"))
+    yield f"Not yet: {errors.PersonalizeUnavailableError(*call, 'ThrottlingException', 'slow')}"
+    for wrong in (
+        lambda: jobs.parse_job_arn(other, BatchJobKind.SEGMENT, source="job_arn of task 'wait'"),
+        lambda: jobs.resolve_region("eu-west-1", "us-east-1"),
+    ):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are compared by the test
+            wrong()
+        yield str(caught.value)
+    # Logged, not raised; test_sensors.py and test_operators.py produce them.
+    for module in (sensors, operators):
+        yield re.sub(r'"\s*"|%[sdr]', "", inspect.getsource(module))
+    yield AirflowSensorTimeout.__name__
+
+
+@pytest.mark.parametrize(
+    "row", re.findall(r"^\| `(.*?)`", README.partition("## When it fails")[2], re.MULTILINE)
+)
+def test_the_messages_it_explains_are_the_ones_users_meet(row):
+    pattern = re.escape(row).replace("…", ".*")
+    assert any(re.search(pattern, message) for message in messages()), row
+
+
+def test_the_versions_are_the_ones_that_are_tested():
+    constraints = {path.stem: path.read_text() for path in (PROJECT / "constraints").glob("*.txt")}
+    table = README.partition("## Versions")[2].partition("\n## ")[0]
+    assert re.search(r"^apache-airflow==3\.3\.", constraints["airflow-3.3"], re.MULTILINE)
+    assert re.search(r"^apache-airflow==2\.11\.", constraints["airflow-2.11"], re.MULTILINE)
+    oldest = dict(re.findall(r"^([\w-]+)==(\S+)$", constraints["airflow-lowest"], re.MULTILINE))
+    for name in ("apache-airflow-providers-amazon", "apache-airflow", "boto3"):
+        assert oldest[name] in table
+        assert f'"{name}>={oldest[name]}"' in (PROJECT / "pyproject.toml").read_text()

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind
+from airflow_provider_personalize_segments.testing import PersonalizeControl
+from airflow_provider_personalize_segments.testing.changes import ChangeFeed
+
+SEGMENT = BatchJobKind.SEGMENT
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"statuses": "real"}, "statuses: expected one of observed, documented, got 'real'"),
+            ({"progress": "slowly"}, "progress: expected one of immediately, by_time, by_call, by_hand"),
+            ({"calls": 0}, "calls and users must be 1 or more"),
+            ({"users": 0}, "calls and users must be 1 or more"),
+            ({"seconds": -1}, "seconds 0 or more"),
+        ],
+    )
+    def test_wrong_ones(self, options, words):
+        with pytest.raises(ValueError, match=words):
+            PersonalizeControl(**options)
+
+
+class TestSolutionVersions:
+    def test_the_arn_is_the_same_for_the_same(self, inside):
+        control = inside.open()
+        arn = control.add_solution_version()
+        assert arn.rpartition("/")[0] == "arn:aws:personalize:us-east-1:123456789012:solution/demo-solution"
+        version = arn.rpartition("/")[2]
+        assert len(version) == 8
+        assert int(version, 16) >= 0
+        assert control.add_solution_version(status="CREATE FAILED") == arn
+        others = {
+            control.add_solution_version(recipe="aws-sims"),
+            control.add_solution_version(dataset_group="x"),
+        }
+        assert len(others | {arn}) == 3
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"recipe": "aws-trending-now"}, "recipe: expected one of aws-item-affinity"),
+            ({"name": "demo solution"}, "'demo solution' cannot be the name of a solution"),
+        ],
+    )
+    def test_wrong_ones(self, inside, options, words):
+        with pytest.raises(ValueError, match=words):
+            inside.open().add_solution_version(**options)
+
+
+class TestAddJob:
+    @pytest.mark.parametrize("kind", BATCH_JOB_KINDS, ids=lambda kind: kind.name)
+    @pytest.mark.parametrize("status", ["CREATE PENDING", "ACTIVE", "CREATE FAILED", "CREATE STOPPED", "?"])
+    def test_any_status(self, inside, kind, status):
+        control = inside.open(progress="by_call")
+        moment = datetime(2025, 3, 1, 12, 0, 0, 123000, timezone(timedelta(hours=2)))
+        arn = control.add_job(
+            kind,
+            "seeded",
+            solution_version_arn=control.add_solution_version(region_name="eu-west-1"),
+            status=status,
+            created=moment,
+            updated=moment + timedelta(hours=1),
+            input_path="s3://in/put",
+            num_results=9,
+        )
+        client = inside.client(region_name="eu-west-1")
+        for _ in range(3):
+            job = getattr(client, kind.describe_method)(**{kind.arn_member: arn})[kind.job_member]
+        assert (job["status"], job["creationDateTime"]) == (status, moment)
+        assert job["lastUpdatedDateTime"] - job["creationDateTime"] == timedelta(hours=1)
+        assert job["jobInput"] == {"s3DataSource": {"path": "s3://in/put"}}
+        assert job["numResults"] == 9
+
+    def test_unfinished_ones_count(self, inside, make_request):
+        control = inside.open(progress="by_hand")
+        arn = control.add_solution_version()
+        for number in range(7):
+            control.add_job(SEGMENT, f"job-{number}", solution_version_arn=arn, status="IN PROGRESS")
+        client = inside.client()
+        with pytest.raises(client.exceptions.LimitExceededException):
+            client.create_batch_segment_job(**make_request(arn))
+
+    def test_it_can_be_driven_but_writes_nothing(self, inside):
+        control = inside.open(statuses="observed")
+        arn = control.add_solution_version()
+        # Seeded with documented statuses on a service that shows the observed ones.
+        job = control.add_job(SEGMENT, "job", solution_version_arn=arn, status="PENDING")
+        other = control.add_job(SEGMENT, "other", solution_version_arn=arn, status="SOMETHING NEW")
+        control.fail_job("other", "no luck")
+        seen = []
+        for _ in range(3):
+            seen.append((control.job(job)["status"], control.job(other)["status"]))
+            control.advance()
+        assert seen == [
+            ("PENDING", "SOMETHING NEW"), ("CREATE IN_PROGRESS", "CREATE FAILED"), ("ACTIVE", "CREATE FAILED")
+        ]  # fmt: skip
+        assert control.job(other)["failureReason"] == "no luck"
+
+    def test_naive_times_are_utc(self, inside):
+        control = inside.open()
+        arn = control.add_job(
+            SEGMENT, "a", solution_version_arn=control.add_solution_version(), created=datetime(2025, 1, 1)
+        )
+        assert control.job(arn)["creationDateTime"] == datetime(2025, 1, 1, tzinfo=UTC).timestamp()
+
+    def test_wrong_ones(self, inside):
+        control = inside.open()
+        arn = control.add_solution_version()
+        with pytest.raises(ValueError, match="is unknown; use add_solution_version"):
+            control.add_job(SEGMENT, "a", solution_version_arn=arn + "0")
+        with pytest.raises(ValueError, match="cannot be a job name"):
+            control.add_job(SEGMENT, "a_b!", solution_version_arn=arn)
+
+
+class TestDriving:
+    @pytest.fixture
+    def control(self, inside):
+        return inside.open()
+
+    @pytest.fixture
+    def job(self, control):
+        return control.add_job(SEGMENT, "job", solution_version_arn=control.add_solution_version())
+
+    def test_a_finished_job_cannot_be_told_to_fail(self, control, job):
+        with pytest.raises(ValueError, match="is ACTIVE already; use set_status"):
+            control.fail_job(job, "too late")
+
+    @pytest.mark.parametrize("method", ["set_status", "advance", "job"])
+    def test_a_job_that_is_not_there(self, control, method):
+        arn = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/never"
+        with pytest.raises(ValueError, match="There is no job"):
+            getattr(control, method)(*([arn, "ACTIVE"] if method == "set_status" else [arn]))
+
+    def test_nothing_moves_a_finished_job_but_set_status(self, control, job):
+        control.advance(job)
+        control.advance()
+        assert control.job(job)["status"] == "ACTIVE"
+        control.set_status(job, "CREATE FAILED", "after all")
+        assert control.job(job)["failureReason"] == "after all"
+
+
+class TestChanges:
+    def test_creation_and_every_step(self, stage, make_request, clock):
+        control = stage.open(progress="by_time", seconds=10, statuses="documented")
+        stage.put_input('{"itemId": "1"}\n')
+        told = []
+        control.on_status_change(lambda *change: told.append(change))
+        client = stage.client()
+        arn = client.create_batch_segment_job(**make_request(control.add_solution_version()))[
+            "batchSegmentJobArn"
+        ]
+        start = clock.now
+        clock.forward(25)
+        assert len(told) == 1
+        client.list_batch_segment_jobs()
+        assert [(old, new) for _, old, new, _ in told] == [
+            (None, "PENDING"), ("PENDING", "IN PROGRESS"), ("IN PROGRESS", "ACTIVE")
+        ]  # fmt: skip
+        assert [when.timestamp() - start for *_, when in told] == [0, 10, 20]
+        assert all(job["batchSegmentJobArn"] == arn and job["status"] == new for job, _, new, _ in told)
+        assert all(when.tzinfo is UTC for *_, when in told)
+
+    def test_a_callback_may_call_personalize(self, stage, make_request):
+        control = stage.open(progress="by_hand")
+        client = stage.client()
+        seen = []
+
+        def callback(job, old, new, when):
+            described = client.describe_batch_segment_job(batchSegmentJobArn=job["batchSegmentJobArn"])
+            seen.append((new, described["batchSegmentJob"]["status"]))
+            if old is None:
+                control.advance()
+
+        control.on_status_change(callback)
+        stage.client().create_batch_segment_job(**make_request(control.add_solution_version()))
+        assert seen == [("CREATE PENDING", "CREATE PENDING"), ("CREATE IN_PROGRESS", "CREATE IN_PROGRESS")]
+
+    def test_told_once_each_and_in_order_from_many_threads(self):
+        feed = ChangeFeed()
+        told = []
+        feed.callbacks.append(lambda job, old, new, when: told.append(new))
+        noting = threading.Lock()
+        numbers = iter(range(2000))
+
+        def work():
+            for _ in range(500):
+                with noting:
+                    feed.note({}, None, str(next(numbers)), 0.0)
+                feed.tell()
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert told == [str(number) for number in range(2000)]
+
+    def test_an_error_in_a_callback_is_shown_and_blocks_nothing(self, inside):
+        control = inside.open()
+        job = control.add_job(SEGMENT, "job", solution_version_arn=control.add_solution_version())
+        told = []
+
+        def callback(job, old, new, when):
+            told.append(new)
+            if new == "bad":
+                raise LookupError("callback")
+
+        control.on_status_change(callback)
+        with pytest.raises(LookupError, match="callback"):
+            control.set_status(job, "bad")
+        control.set_status(job, "good")
+        assert told == ["bad", "good"]
+
+
+class TestCalls:
+    def test_what_was_called(self, stage, clock):
+        control = stage.open()
+        client = stage.client(region_name="eu-west-1")
+        client.list_batch_segment_jobs(maxResults=3)
+        client.list_batch_inference_jobs()
+        client.list_batch_inference_jobs()
+        assert [control.calls.count(name) for name in ("ListBatchSegmentJobs", "ListBatchInferenceJobs")] == [
+            1,
+            2,
+        ]
+        assert control.calls.count() == len(control.calls) == 3
+        first = control.calls[0]
+        assert (first.operation, first.parameters, first.region_name) == (
+            "ListBatchSegmentJobs", {"maxResults": 3}, "eu-west-1"
+        )  # fmt: skip
+        assert first.time.timestamp() == clock.now
+        assert "ListBatchSegmentJobs" in repr(control.calls)
+        control.clear_calls()
+        assert list(control.calls) == []
+
+    def test_s3_does_not_count(self, stage):
+        control = stage.open()
+        stage.put_input("x")
+        assert len(control.calls) == 0
+
+    def test_from_many_threads(self, stage):
+        control = stage.open()
+        clients = [stage.client() for _ in range(6)]
+        threads = [
+            threading.Thread(
+                target=lambda client=client: [client.list_batch_segment_jobs() for _ in range(10)]
+            )
+            for client in clients
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            # Read while others write.
+            assert 0 <= sum(1 for _ in control.calls) <= 60
+            thread.join()
+        assert control.calls.count("ListBatchSegmentJobs") == 60
+
+
+@given(
+    names=st.lists(st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,62}", fullmatch=True), unique=True, max_size=8)
+)
+def test_every_seeded_job_is_found_again(names):
+    control = PersonalizeControl()
+    version = control.add_solution_version()
+    arns = {name: control.add_job(SEGMENT, name, solution_version_arn=version) for name in names}
+    assert {control.job(arn)["jobName"]: arn for arn in arns.values()} == arns
+
+
+def test_an_airflow_connection(stage):
+    control = stage.open()
+    connection = json.loads(control.airflow_connection("eu-west-1"))
+    assert connection["conn_type"] == "aws"
+    assert connection["login"]
+    assert connection["password"]
+    expected = {"region_name": "eu-west-1"}
+    if stage.mode == "server":
+        expected["endpoint_url"] = control.endpoint_url
+    assert connection["extra"] == expected
