@@ -21,7 +21,7 @@ class Recipe:
     """Whether records carry ``scores``."""
 
 
-# .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/limits.html
+# https://docs.aws.amazon.com/personalize/latest/dg/limits.html
 _INFERENCE_LINES = 50_000_000
 THEME_LINES = 100
 RECIPES = {

@@ -26,7 +26,7 @@ from airflow_provider_personalize_segments.testing.control import STATUSES, Opti
 from airflow_provider_personalize_segments.testing.recipes import RECIPES
 
 LOOPBACK = "127.0.0.1"
-# moto has its own since some 5.2, for S3 metadata whose names have underscores.
+# Newer moto has its own, which keeps S3 metadata whose names have underscores; moto 5.1 has none.
 _MotoRequestHandler: Any = getattr(werkzeug_app, "MotoRequestHandler", WSGIRequestHandler)
 
 
