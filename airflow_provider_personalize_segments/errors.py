@@ -7,8 +7,11 @@
     ├── PersonalizeRequestError     AWS refused the request for good
     ├── ConnectionNotFoundError     the Airflow connection does not exist
     └── InvalidParameterError       a parameter's value cannot be right; also a ValueError
-    RuntimeError
-    └── PersonalizeUnavailableError AWS did not answer properly; it may the next time
+    AirflowSensorTimeout            Airflow fails the task at once
+    └── PersonalizeJobTimeoutError  the job was not over in time
+    RuntimeError                    Airflow retries the task
+    ├── PersonalizeUnavailableError AWS did not answer properly; it may the next time
+    └── TriggerFailedError          waiting in the triggerer went wrong, whatever the job does
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from airflow_provider_personalize_segments.airflow_compat import AirflowFailException
+from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
 
 
 class _PicklableError(Exception):
@@ -57,6 +60,31 @@ class PersonalizeJobFailedError(_PicklableError, AirflowFailException):
         :param job: the job, with its ``status`` and perhaps a ``failureReason``
         """
         return cls(job_arn, str(job.get("status")), job.get("failureReason"))
+
+
+class PersonalizeJobTimeoutError(_PicklableError, AirflowSensorTimeout):
+    """
+    The sensor's ``timeout`` was over before the job was.
+
+    :param job_arn: the job's ARN
+    :param status: its last known status, or ``None`` when Personalize never answered
+    :param timeout: the timeout in seconds
+    """
+
+    def __init__(self, job_arn: str, status: str | None, timeout: float) -> None:
+        self.job_arn = job_arn
+        self.status = status
+        self.timeout = timeout
+        self.fields = (job_arn, status, timeout)
+        known = f"its last known status is {status}" if status else "Personalize never told its status"
+        super().__init__(
+            f"{job_arn} was not ACTIVE when the timeout of {timeout:g} s was over; {known}. "
+            "The job goes on by itself: raise timeout if it may take longer."
+        )
+
+
+class TriggerFailedError(RuntimeError):
+    """Waiting went wrong in the triggerer, which says nothing about the job; a retry waits on."""
 
 
 class _CallError(_PicklableError):
@@ -143,3 +171,34 @@ def fail_on_invalid_parameters() -> Iterator[None]:
         raise
     except ValueError as error:
         raise InvalidParameterError(str(error)) from error
+
+
+_TRANSPORTED = {each.__name__: each for each in (PersonalizeRequestError, ConnectionNotFoundError)}
+
+
+def dump_error(error: Exception) -> dict[str, Any]:
+    """
+    Return an error as plain JSON, for a trigger's event.
+
+    :param error: any error; only our own keep their fields
+    """
+    fields = list(error.fields) if type(error) in _TRANSPORTED.values() else None  # type: ignore[attr-defined]
+    return {"type": type(error).__name__, "text": str(error), "fields": fields}
+
+
+def load_error(dumped: object) -> Exception:
+    """
+    Return the error that :func:`dump_error` made JSON of; one that is not ours as TriggerFailedError.
+
+    :param dumped: what a trigger's event says of an error
+    """
+    if isinstance(dumped, Mapping):
+        known, fields = _TRANSPORTED.get(str(dumped.get("type"))), dumped.get("fields")
+        if known is not None and isinstance(fields, list):
+            return known(*fields)
+        return TriggerFailedError(
+            f"Waiting in the triggerer failed: {dumped.get('type')}: {dumped.get('text')}"
+        )
+    return TriggerFailedError(
+        f"Waiting in the triggerer failed without a word that makes sense: {dumped!r:.200}"
+    )

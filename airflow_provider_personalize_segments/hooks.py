@@ -239,6 +239,15 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
 
         return self._call(kind.create_operation, subject, region, create)
 
+    def close(self) -> None:
+        """Close the connections of its clients; the hook makes new clients when it is used again."""
+        clients = list(self._clients.values())
+        if "conn" in self.__dict__:
+            clients.append(self.__dict__.pop("conn"))
+        self._clients.clear()
+        for client in clients:
+            client.close()
+
     def _client_in(self, region: str | None) -> PersonalizeClient:
         """Return the client for a region, made on first use; ``None`` means the hook's own."""
         if region is None or region == self.region_name:
@@ -257,9 +266,8 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         except PersonalizeRequestError as error:
             if error.code not in _EXPIRED_CODES:
                 raise
-        for cached in ("conn", "conn_config"):
-            self.__dict__.pop(cached, None)
-        self._clients.clear()
+        self.close()
+        self.__dict__.pop("conn_config", None)
         with self._explained(operation, subject, region):
             return ask(self._client_in(region))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
+from typing import Any
 
 from airflow_provider_personalize_segments.jobs import KNOWN_STATUSES, normalize_status
 
@@ -100,3 +101,32 @@ def read_verify(value: object, source: str) -> bool | str | None:
         return value
     text = read_text(value, source)
     return {"true": True, "false": False, "none": None}.get((text or "none").lower(), text)
+
+
+def read_bool(value: object, source: str) -> bool:
+    """
+    Return a bool.
+
+    :param value: a bool, or ``true`` or ``false`` as text
+    :param source: where the value came from, for the error message
+    """
+    known = {"true": True, "false": False}.get(str(value).strip().lower())
+    if known is None:
+        raise ValueError(f"{source}: expected true or false, got {value!r:.200}.")
+    return known
+
+
+def read_config(value: object, source: str) -> dict[str, Any] | None:
+    """
+    Return botocore's configuration; ``None`` and an empty dict are ``None``.
+
+    :param value: a dict of arguments of ``botocore.config.Config``
+    :param source: where the value came from, for the error message
+    """
+    if not value:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{source}: expected a dict of arguments of botocore.config.Config, got {value!r:.200}."
+        )
+    return value

@@ -40,6 +40,12 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_provider_personalize_segments.sensors"],
             }
         ],
+        "triggers": [
+            {
+                "integration-name": "Amazon Personalize",
+                "python-modules": ["airflow_provider_personalize_segments.triggers"],
+            }
+        ],
         "hooks": [
             {
                 "integration-name": "Amazon Personalize",

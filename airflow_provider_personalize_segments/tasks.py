@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_personalize_segments.airflow_compat import BaseOperator
 from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
 from airflow_provider_personalize_segments.jobs import BatchJobKind, resolve_region
-from airflow_provider_personalize_segments.parameters import read_text, read_verify
+from airflow_provider_personalize_segments.parameters import read_config, read_text, read_verify
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
@@ -75,7 +75,7 @@ class PersonalizeTask(BaseOperator):
                     aws_conn_id=read_text(self.aws_conn_id, self.source_of("aws_conn_id")),
                     region_name=resolve_region(region_name, arn_region, source=self.source_of("region_name")),
                     verify=read_verify(self.verify, self.source_of("verify")),
-                    config=self.botocore_config or None,
+                    config=read_config(self.botocore_config, self.source_of("botocore_config")),
                 )
             except TypeError as error:
                 raise ValueError(

@@ -39,9 +39,9 @@ with DAG(
 
     wait_for_jobs = PersonalizeBatchSegmentJobSensor.partial(
         task_id="wait_for_jobs",
-        # Frees the worker between pokes: many sensors in poke mode would hold a worker slot each.
-        mode="reschedule",
-        poke_interval=120,
+        # Waits in the triggerer: many sensors on workers would hold a slot each.
+        deferrable=True,
+        poke_interval=60,
         timeout=timedelta(hours=6),
     ).expand(job_arn=list_jobs.output.map(lambda job: job["batchSegmentJobArn"]))
 

@@ -24,13 +24,18 @@ MAY_IMPORT = {
     "errors": {"airflow_compat"},
     "hooks": {"airflow_compat", "errors", "jobs"},
     "tasks": {"airflow_compat", "errors", "jobs", "parameters"},
-    "sensors": {"airflow_compat", "errors", "jobs", "tasks"},
+    "verdicts": {"errors", "jobs"},
+    "polling": {"verdicts"},
+    "triggers": {"airflow_compat", "errors", "jobs", "polling", "verdicts"},
+    "sensors": {"airflow_compat", "errors", "jobs", "parameters", "tasks", "verdicts"},
     "operators": {"airflow_compat", "errors", "jobs", "parameters", "tasks"},
 }
-MAY_IMPORT_WHEN_IT_RUNS = {"tasks": {"hooks"}}
+MAY_IMPORT_WHEN_IT_RUNS = {"tasks": {"hooks"}, "polling": {"hooks"}, "sensors": {"triggers"}}
 FOREIGN = {
     "airflow_compat": {"airflow"},
     "hooks": {"airflow", "botocore"},
+    "polling": {"botocore"},
+    "triggers": {"airflow"},
 }
 """Besides the standard library; for everything else: nothing."""
 
@@ -44,6 +49,8 @@ HEAVY = (
     "airflow.providers.amazon",
     "airflow.providers.openlineage",
     f"{NAME}.hooks",
+    f"{NAME}.polling",
+    f"{NAME}.triggers",
     f"{NAME}.testing",
 )
 

@@ -35,7 +35,7 @@ def test_it_names_the_distribution_it_comes_in():
 def test_every_module_it_names_is_there():
     info = get_provider_info()
     integrations = {each["integration-name"] for each in info["integrations"]}
-    for section in ("operators", "sensors", "hooks"):
+    for section in ("operators", "sensors", "triggers", "hooks"):
         for entry in info[section]:
             assert entry["integration-name"] in integrations
             for module in entry["python-modules"]:

@@ -11,9 +11,17 @@ from pathlib import Path
 
 import boto3
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSensorTimeout
 
-from airflow_provider_personalize_segments import errors, hooks, jobs, operators, sensors, testing
+from airflow_provider_personalize_segments import (
+    errors,
+    hooks,
+    jobs,
+    operators,
+    sensors,
+    testing,
+    triggers,
+    verdicts,
+)
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 
 PROJECT = Path(__file__).parent.parent
@@ -101,7 +109,13 @@ def test_what_it_links_to_is_there(document):
 
 def test_the_names_in_the_table_are_there():
     table = README.partition("## What is in it")[2].partition("\n## ")[0]
-    modules = {"sensors": sensors, "operators": operators, "hooks": hooks, "testing": testing}
+    modules = {
+        "sensors": sensors,
+        "operators": operators,
+        "hooks": hooks,
+        "testing": testing,
+        "triggers": triggers,
+    }
     for row in table.splitlines():
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         module = modules.get(cells[0].strip("`"))
@@ -130,9 +144,10 @@ def messages():
             wrong()
         yield str(caught.value)
     # Logged, not raised; test_sensors.py and test_operators.py produce them.
-    for module in (sensors, operators):
+    for module in (verdicts, operators):
         yield re.sub(r'"\s*"|%[sdr]', "", inspect.getsource(module))
-    yield AirflowSensorTimeout.__name__
+    yield str(errors.PersonalizeJobTimeoutError(arn, None, 60))
+    yield str(errors.load_error({"type": "KeyError", "text": "x"}))
 
 
 @pytest.mark.parametrize(

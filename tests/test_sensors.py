@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import textwrap
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from airflow_provider_personalize_segments.errors import (
     InvalidParameterError,
     PersonalizeJobFailedError,
+    PersonalizeJobTimeoutError,
     PersonalizeRequestError,
 )
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
@@ -121,6 +125,93 @@ class TestPoke:
         assert sensor.hook is sensor.hook
 
 
+class TestDeferring:
+    """What reaches the triggerer, and what does not."""
+
+    def deferred(self, sensor):
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - Airflow's TaskDeferred is no Exception
+            sensor.execute({})
+        assert type(caught.value).__name__ == "TaskDeferred"
+        return caught.value
+
+    def test_a_finished_job_never_reaches_the_triggerer(self, personalize, add_job):
+        arn = add_job(status="ACTIVE")
+        assert make_sensor(arn, deferrable=True).execute({})["status"] == "ACTIVE"
+        assert len(personalize.calls) == 1
+        personalize.set_status(arn, "CREATE FAILED", "why")
+        with pytest.raises(PersonalizeJobFailedError):
+            make_sensor(arn, deferrable=True).execute({})
+
+    def test_everything_the_sensor_was_told_reaches_the_trigger(self, add_job):
+        arn = add_job()
+        sensor = make_sensor(
+            arn,
+            deferrable="true",
+            poke_interval=7,
+            exponential_backoff=True,
+            max_wait=timedelta(minutes=2),
+            timeout=90,
+            execution_timeout=timedelta(seconds=30),
+            silent_fail=True,
+            region_name="us-east-1",
+            verify="false",
+            botocore_config={"read_timeout": 9},
+        )
+        before = datetime.now(UTC)
+        deferral = self.deferred(sensor)
+        kwargs = deferral.trigger.serialize()[1]
+        deadline = datetime.fromisoformat(kwargs.pop("deadline"))
+        execution_deadline = datetime.fromisoformat(kwargs.pop("execution_deadline"))
+        assert kwargs == {
+            "job_arn": arn,
+            "poke_interval": 7,
+            "exponential_backoff": True,
+            "max_wait": 120,
+            "poke_count": 1,
+            "silent_fail": True,
+            "aws_conn_id": "aws_default",
+            "region_name": "us-east-1",
+            "verify": False,
+            "botocore_config": {"read_timeout": 9},
+        }
+        assert timedelta(seconds=90) <= deadline - before < timedelta(seconds=95)
+        assert deadline - execution_deadline == timedelta(seconds=60)
+        assert deferral.method_name == "execute_complete"
+        # Airflow's own limit is a backstop behind the trigger's.
+        assert deferral.timeout > timedelta(seconds=90)
+
+    def test_the_deadline_counts_from_the_start_of_the_task(self, add_job):
+        class TaskInstance:
+            start_date = datetime.now(UTC) - timedelta(seconds=50)
+
+        sensor = make_sensor(add_job(), deferrable=True, timeout=60)
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - Airflow's TaskDeferred is no Exception
+            sensor.execute({"ti": TaskInstance})
+        deadline = datetime.fromisoformat(caught.value.trigger.deadline)
+        assert deadline == TaskInstance.start_date + timedelta(seconds=60)
+
+    def test_a_deadline_that_is_over_is_a_timeout(self, add_job):
+        with pytest.raises(PersonalizeJobTimeoutError):
+            make_sensor(add_job(), deferrable=True, timeout=0).execute({})
+
+    def test_a_task_that_does_not_defer_says_so(self, add_job):
+        sensor = make_sensor(add_job(), deferrable="perhaps")
+        with pytest.raises(InvalidParameterError, match="deferrable of task 'wait': expected true or false"):
+            sensor.execute({})
+
+    @pytest.mark.parametrize("default", [True, False])
+    def test_the_default_is_airflows(self, default):
+        code = (
+            "from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor as S;"
+            "print('deferrable:', S(task_id='t', job_arn='a').deferrable)"
+        )
+        environment = {**os.environ, "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": str(default)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert f"deferrable: {default}" in done.stdout
+
+
 class TestBadInput:
     """Each is refused before AWS is called, whatever soft_fail and never_fail say, and never retried."""
 
@@ -181,7 +272,7 @@ with DAG("gate", schedule=None, default_args={{"retries": 3}}) as dag:
 
     wait >> downstream()
 """
-MODES = ["poke", "reschedule"]
+MODES = ["poke", "reschedule", "deferrable"]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -201,7 +292,8 @@ class TestInAirflow:
                 status=status,
                 failure_reason=failure_reason,
             )
-            options = {"mode": mode, "botocore_config": ONE_TRY, **options}
+            chosen = {"deferrable": True} if mode == "deferrable" else {"mode": mode, "deferrable": False}
+            options = {**chosen, "botocore_config": ONE_TRY, **options}
             source = GATE.format(options=", ".join(f"{key}={value!r}" for key, value in options.items()))
             return run_dag(textwrap.dedent(source), {"arn": arn})
 
@@ -237,7 +329,7 @@ class TestInAirflow:
     def test_stays_shut_when_the_time_is_over(self, gate):
         run = gate("SLUMBERING", timeout=0.3)
         assert run.states == {"wait": "failed", "downstream": "upstream_failed"}
-        assert type(run.errors["wait"]).__name__ == "AirflowSensorTimeout"
+        assert isinstance(run.errors["wait"], PersonalizeJobTimeoutError)
 
     def test_outlasts_faults_that_pass(self, gate, local_personalize):
         local_personalize.faults.throttle(times=1)
@@ -277,4 +369,4 @@ class TestInAirflow:
             patch.setenv("AIRFLOW_CONN_CLOSED_PORT", json.dumps(connection))
             run = gate("ACTIVE", aws_conn_id="closed_port", timeout=0.3)
         assert run.states == {"wait": "failed", "downstream": "upstream_failed"}
-        assert type(run.errors["wait"]).__name__ == "AirflowSensorTimeout"
+        assert isinstance(run.errors["wait"], PersonalizeJobTimeoutError)

@@ -1,0 +1,21 @@
+"""What a user gets who installs the wheel and nothing else; run by .ci/run in an environment of its own."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import airflow_provider_personalize_segments as package
+
+folder = Path(package.__file__).parent
+assert "site-packages" in folder.parts, folder
+examples = sorted(path.name for path in (folder / "example_dags").glob("*.py"))
+assert len(examples) >= 3, examples
+assert (folder / "py.typed").exists()
+told = "nothing, though nobody asked for moto"
+try:
+    import_module(f"{package.__name__}.testing")
+except ImportError as error:
+    told = str(error)
+assert "pip install 'airflow-provider-personalize-segments[testing]'" in told, told
+print("The wheel carries", ", ".join(examples))

@@ -1,0 +1,92 @@
+"""The one question about a job that every mode of waiting asks, and what is told about the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from airflow_provider_personalize_segments.errors import PersonalizeUnavailableError
+from airflow_provider_personalize_segments.jobs import (
+    JobState,
+    classify_status,
+    is_known_status,
+    make_json_safe,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_personalize_segments.hooks import PersonalizeHook
+
+
+class Log(Protocol):
+    """What a sensor's and a trigger's log have in common on every Airflow."""
+
+    def info(self, message: str, /, *args: Any) -> Any:
+        """Log what is going on."""
+
+    def warning(self, message: str, /, *args: Any) -> Any:
+        """Log what somebody should look at."""
+
+
+class Verdict(NamedTuple):
+    """
+    What one call told about a job.
+
+    :param state: whether it is over
+    :param job: the job as Describe gives it, as plain JSON; ``None`` when there was no answer
+    :param no_answer: why there was none, in words
+    """
+
+    state: JobState
+    job: dict[str, Any] | None = None
+    no_answer: str | None = None
+
+
+def ask(hook: PersonalizeHook, job_arn: str) -> Verdict:
+    """
+    Ask AWS about a job, once, and judge the answer; every mode of waiting goes through here.
+
+    :param hook: the hook to call with
+    :param job_arn: the job's ARN
+    :returns: a verdict; no answer, for a reason that may pass, is WAITING
+    :raises PersonalizeRequestError: when AWS refuses for good
+    :raises ConnectionNotFoundError: when the hook's connection does not exist
+    """
+    try:
+        job = hook.describe_job(job_arn)
+    except PersonalizeUnavailableError as error:
+        return Verdict(JobState.WAITING, no_answer=str(error))
+    return Verdict(classify_status(job["status"]), make_json_safe(job))
+
+
+class Reporter:
+    """
+    Tells a task's log about a job: each status when it is new, and why there is none.
+
+    :param log: the log of the sensor or trigger
+    :param job_arn: the job's ARN
+    """
+
+    def __init__(self, log: Log, job_arn: str) -> None:
+        self._log = log
+        self._job_arn = job_arn
+        self.status: str | None = None
+
+    def tell(self, verdict: Verdict) -> None:
+        """
+        Log what is new in a verdict.
+
+        :param verdict: the verdict
+        """
+        if verdict.job is None:
+            self._log.warning("Not yet: %s", verdict.no_answer)
+            return
+        status = verdict.job["status"]
+        if status == self.status:
+            return
+        self.status = status
+        self._log.info("%s is %s.", self._job_arn, status)
+        if not is_known_status(status):
+            self._log.warning(
+                "%s has the status %r, which is not documented. Waiting on: only ACTIVE is success.",
+                self._job_arn,
+                status,
+            )

@@ -1,0 +1,239 @@
+"""Every mode ends alike, with each option, whatever happens to the job; Airflow runs them all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.testing import LocalPersonalize
+
+MODES = ("poke", "reschedule", "deferrable")
+OPTIONS = ("plain", "soft_fail", "never_fail", "silent_fail")
+GUIDE = Path(__file__).parent.parent / "docs" / "waiting.md"
+
+SUCCESS = ("success",) * 4
+FINAL = ("failed", "skipped", "skipped", "failed")
+OVERDUE = ("failed", "skipped", "failed", "failed")
+CRASH = ("failed", "failed", "skipped", "failed")
+
+DAG = """
+from airflow.providers.common.compat.sdk import DAG
+from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
+
+
+class Sensor(PersonalizeBatchSegmentJobSensor):
+    pass
+
+
+class CrashingSensor(PersonalizeBatchSegmentJobSensor):
+    '''Breaks after the first answer: in poke on a worker, in the trigger's own code in the triggerer.'''
+
+    answers = {}
+
+    def poke(self, context):
+        self.answers[self.task_id] = self.answers.get(self.task_id, 0) + 1
+        if self.answers[self.task_id] > 1:
+            raise RuntimeError("a crash")
+        return super().poke(context)
+
+    def defer(self, *, trigger, **kwargs):
+        trigger.execution_deadline = "a crash"
+        super().defer(trigger=trigger, **kwargs)
+
+
+with DAG("parity", schedule=None, default_args={"retries": 0}) as dag:
+    for mode in MODES:
+        for option in OPTIONS:
+            SENSOR(
+                task_id=f"{mode}-{option}",
+                job_arn=f"arn:aws:personalize:us-east-1:123456789012:batch-segment-job/{mode}-{option}",
+                poke_interval=0.1,
+                timeout=TIMEOUT,
+                botocore_config={"retries": {"total_max_attempts": 1}},
+                **({"deferrable": True} if mode == "deferrable" else {"mode": mode, "deferrable": False}),
+                **({} if option == "plain" else {option: True}),
+            )
+"""
+
+
+class Scene:
+    """What happens to the job of each task while it is watched; tasks run one after the other."""
+
+    status = "CREATE IN_PROGRESS"
+    sensor = "Sensor"
+    timeout = 120.0
+
+    def __init__(self, local):
+        self.local = local
+        self.answered = {}
+        append = local.calls.append
+
+        def append_and_act(call):
+            append(call)
+            arn = call.parameters["batchSegmentJobArn"]
+            self.answered[arn] = self.answered.get(arn, 0) + 1
+            self.after(arn, self.answered[arn])
+
+        local.calls.append = append_and_act
+
+    def after(self, arn, calls):
+        """Something happens when so many calls were made about a job."""
+
+
+class ActiveAtOnce(Scene):
+    status = "ACTIVE"
+
+
+class ActiveLater(Scene):
+    def after(self, arn, calls):
+        if calls == 3:
+            self.local.set_status(arn, "ACTIVE")
+
+
+class Failed(Scene):
+    status = "CREATE FAILED"
+
+
+class FailedLater(Scene):
+    def after(self, arn, calls):
+        if calls == 2:
+            self.local.set_status(arn, "CREATE FAILED", "Invalid S3 input path")
+
+
+class Overdue(Scene):
+    timeout = 0.5
+
+
+class DeniedAtOnce(Scene):
+    def __init__(self, local):
+        super().__init__(local)
+        local.faults.deny_access()
+
+
+class DeniedLater(Scene):
+    def after(self, arn, calls):
+        if calls == 1:
+            self.local.faults.deny_access(times=1)
+
+
+class Unknown(Scene):
+    status = None
+
+
+class ForAWhile(Scene):
+    """The second and third call about each job meet a fault."""
+
+    fault = ""
+
+    def after(self, arn, calls):
+        if calls == 1:
+            getattr(self.local.faults, self.fault)(times=2)
+        if calls == 3:
+            self.local.set_status(arn, "ACTIVE")
+
+
+class ThrottledForAWhile(ForAWhile):
+    fault = "throttle"
+
+
+class ServerErrorsForAWhile(ForAWhile):
+    fault = "server_error"
+
+
+class DisconnectedForAWhile(ForAWhile):
+    fault = "drop_connection"
+
+
+class MalformedForAWhile(ForAWhile):
+    fault = "malformed"
+
+
+class ThrottledForEver(Scene):
+    timeout = 0.5
+
+    def __init__(self, local):
+        super().__init__(local)
+        local.faults.throttle()
+
+
+class Crash(Scene):
+    sensor = "CrashingSensor"
+    timeout = 1.0
+
+
+MATRIX = {
+    "ACTIVE at once": (ActiveAtOnce, SUCCESS),
+    "ACTIVE later": (ActiveLater, SUCCESS),
+    "CREATE FAILED at once": (Failed, FINAL),
+    "CREATE FAILED later": (FailedLater, FINAL),
+    "not over in time": (Overdue, OVERDUE),
+    "access denied at once": (DeniedAtOnce, FINAL),
+    "access denied later": (DeniedLater, FINAL),
+    "no such job": (Unknown, FINAL),
+    "throttled for a while": (ThrottledForAWhile, SUCCESS),
+    "throttled for ever": (ThrottledForEver, OVERDUE),
+    "5xx for a while": (ServerErrorsForAWhile, SUCCESS),
+    "disconnected for a while": (DisconnectedForAWhile, SUCCESS),
+    "malformed answers for a while": (MalformedForAWhile, SUCCESS),
+    "a crash while waiting": (Crash, CRASH),
+}
+
+
+@pytest.mark.parametrize("happening", MATRIX)
+def test_every_mode_ends_alike(happening, run_dag, monkeypatch):
+    make_scene, expected = MATRIX[happening]
+    with LocalPersonalize() as local:
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local.airflow_connection())
+        version = local.add_solution_version("parity")
+        scene = make_scene(local)
+        for mode in MODES:
+            for option in OPTIONS:
+                if scene.status:
+                    local.add_job(
+                        BatchJobKind.SEGMENT,
+                        f"{mode}-{option}",
+                        solution_version_arn=version,
+                        status=scene.status,
+                        failure_reason="Invalid S3 input path",
+                    )
+        constants = f"MODES, OPTIONS, TIMEOUT = {MODES}, {OPTIONS}, {scene.timeout}\n"
+        run = run_dag(constants + DAG.replace("SENSOR(", f"{scene.sensor}("))
+
+        ended = {mode: tuple(run.states[f"{mode}-{option}"] for option in OPTIONS) for mode in MODES}
+        assert ended == dict.fromkeys(MODES, expected)
+        for option in OPTIONS:
+            told, left = set(), []
+            for mode in MODES:
+                task = f"{mode}-{option}"
+                # Each task has a job of its own; all else is to be the same to the letter.
+                told.add(str(run.errors.get(task)).replace(task, "<job>"))
+                job = run.xcom(task)
+                left.append(
+                    job and (job["batchSegmentJobArn"].endswith(f"/{task}"), job["status"], sorted(job))
+                )
+            if scene.sensor == "Sensor":
+                assert len(told) == 1, told
+            assert left == [left[0]] * len(MODES)
+            assert (left[0] is not None) == (run.states[f"poke-{option}"] == "success")
+
+
+def test_the_guide_has_the_matrix():
+    lines = ["| what happens | plain | `soft_fail` | `never_fail` | `silent_fail` |", "|---|---|---|---|---|"]
+    lines += [f"| {happening} | {' | '.join(expected)} |" for happening, (_, expected) in MATRIX.items()]
+    assert "\n".join(lines) in GUIDE.read_text(), "\n".join(lines)
+
+
+def test_the_guide_speaks_of_every_option():
+    text = GUIDE.read_text()
+    for option in (
+        *OPTIONS[1:],
+        "timeout",
+        "execution_timeout",
+        "exponential_backoff",
+        "max_wait",
+        "retries",
+    ):
+        assert re.search(rf"`{option}`", text), option

@@ -1,0 +1,357 @@
+"""The shared poller over real HTTP: one client, one call per job, nothing blocked and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+import threading
+from collections import Counter
+from contextlib import aclosing
+
+import pytest
+
+from airflow_provider_personalize_segments import polling
+from airflow_provider_personalize_segments.hooks import PersonalizeHook
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.polling import (
+    MAX_CONCURRENT_CALLS,
+    ConnectionSettings,
+    shared_poller,
+)
+from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
+
+DEFAULT = ConnectionSettings("aws_default", "us-east-1", None, None)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    random.seed(0)
+
+
+@pytest.fixture
+def add_jobs(local_personalize, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local_personalize.airflow_connection())
+    version = local_personalize.add_solution_version("polled")
+
+    def add(number, status="CREATE IN_PROGRESS"):
+        return [
+            local_personalize.add_job(
+                BatchJobKind.SEGMENT, f"job-{i}", solution_version_arn=version, status=status
+            )
+            for i in range(number)
+        ]
+
+    return add
+
+
+async def wait_for(trigger):
+    async with aclosing(trigger.run()) as events:
+        async for event in events:
+            return event.payload
+
+
+def start(arns, **options):
+    options = {"poke_interval": 0.2, **options}
+    return [asyncio.create_task(wait_for(PersonalizeBatchJobTrigger(arn, **options))) for arn in arns]
+
+
+async def until(condition):
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def outcomes(payloads):
+    return Counter(payload["outcome"] for payload in payloads)
+
+
+def threads():
+    return [each for each in threading.enumerate() if each.name.startswith("personalize-poller")]
+
+
+async def left_behind_nothing():
+    await until(lambda: not threads())
+    assert len(asyncio.all_tasks()) == 1
+    assert polling._pollers == {}
+
+
+def count_waiting_objects():
+    gc.collect()
+    # By type, not isinstance: some objects of other packages do things when they are asked for their class.
+    kinds = PersonalizeBatchJobTrigger, asyncio.Future, asyncio.Task, polling.Subscription
+    return sum(issubclass(type(each), kinds) for each in gc.get_objects())
+
+
+class TestSharing:
+    def test_one_call_per_job_for_all_who_wait(self, add_jobs, local_personalize):
+        arns = add_jobs(5)
+
+        async def main():
+            tasks = start(arns * 40)
+            await until(lambda: local_personalize.calls.count() >= 15)
+            counted = Counter(call.parameters["batchSegmentJobArn"] for call in local_personalize.calls)
+            assert max(counted.values()) - min(counted.values()) <= 2
+            local_personalize.clear_calls()
+            for arn in arns:
+                local_personalize.set_status(arn, "ACTIVE")
+            payloads = await asyncio.gather(*tasks)
+            # One more call about each job was enough to tell forty triggers.
+            assert local_personalize.calls.count() <= 10
+            await left_behind_nothing()
+            return payloads
+
+        assert outcomes(asyncio.run(main())) == {"active": 200}
+
+    def test_few_connections_however_many_jobs(self, add_jobs, local_personalize):
+        arns = add_jobs(60, "ACTIVE")
+        local_personalize.faults.slow(0.05)
+        most = 0
+
+        async def main():
+            nonlocal most
+            tasks = start(arns)
+            while not all(task.done() for task in tasks):
+                most = max(most, len(local_personalize._server._connections))
+                await asyncio.sleep(0.005)
+            await left_behind_nothing()
+
+        asyncio.run(main())
+        assert 1 < most <= MAX_CONCURRENT_CALLS
+
+    def test_jobs_that_begin_together_are_spread_over_the_interval(self, add_jobs, local_personalize):
+        arns = add_jobs(40, "ACTIVE")
+
+        async def main():
+            await asyncio.gather(*start(arns, poke_interval=2))
+
+        asyncio.run(main())
+        times = sorted(call.time.timestamp() for call in local_personalize.calls)
+        assert len(times) == 40
+        slots = Counter(int((each - times[0]) / 0.2) for each in times)
+        assert max(slots.values()) <= 12
+        assert len(slots) >= 7
+
+    def test_different_settings_never_share_a_client(self, add_jobs, local_personalize, monkeypatch):
+        (arn,) = add_jobs(1)
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", local_personalize.airflow_connection())
+        options = [
+            {},
+            {"aws_conn_id": "other"},
+            {"verify": False},
+            {"botocore_config": {"read_timeout": 7}},
+            {"botocore_config": {"read_timeout": 8}},
+            {"region_name": "us-east-1", "poke_interval": 0.1},
+        ]
+
+        async def main():
+            tasks = [task for each in options for task in start([arn], **each)]
+            await until(lambda: local_personalize.calls.count() >= 8)
+            (pollers,) = polling._pollers.values()
+            hooks = [poller._hook for poller in pollers.values()]
+            local_personalize.set_status(arn, "ACTIVE")
+            await asyncio.gather(*tasks)
+            await left_behind_nothing()
+            return len(pollers), len({id(hook) for hook in hooks})
+
+        # The last of them has the settings of the first, if another interval.
+        assert asyncio.run(main()) == (0, 5)
+
+    def test_settings_are_compared_by_what_they_say(self):
+        one = ConnectionSettings.of("a", "r", None, {"x": 1, "y": {"b": 1, "a": 2}})
+        two = ConnectionSettings.of("a", "r", None, {"y": {"a": 2, "b": 1}, "x": 1})
+        assert one == two
+        assert one != ConnectionSettings.of("a", "r", None, {"x": 1})
+
+    @pytest.mark.parametrize(
+        ("config", "extra", "attempts"),
+        [
+            (None, {}, 1),
+            ({"read_timeout": 9}, {}, 1),
+            ({"retries": {"total_max_attempts": 4}}, {}, 4),
+            (None, {"config_kwargs": {"retries": {"total_max_attempts": 3}}}, 3),
+        ],
+    )
+    def test_botocore_repeats_nothing_unless_told_to(self, monkeypatch, config, extra, attempts):
+        monkeypatch.setenv("AIRFLOW_CONN_RETRYING", json.dumps({"conn_type": "aws", "extra": extra}))
+        hook = ConnectionSettings.of("retrying", "us-east-1", None, config).make_hook()
+        assert hook.config.retries["total_max_attempts"] == attempts
+        if config:
+            assert hook.config.read_timeout == config.get("read_timeout", 60)
+
+
+class TestFaults:
+    def test_a_throttled_job_slows_down_alone(self, add_jobs, local_personalize):
+        fast, slow = add_jobs(2)
+        receive = local_personalize.receive
+
+        def throttle_one(operation, parameters, region_name):
+            if parameters["batchSegmentJobArn"] == slow:
+                local_personalize.faults.throttle(times=1)
+            return receive(operation, parameters, region_name)
+
+        local_personalize.receive = throttle_one
+
+        async def main():
+            tasks = start([fast, slow], poke_interval=0.1)
+            await until(lambda: local_personalize.calls.count() >= 30)
+            local_personalize.receive = receive
+            for arn in (fast, slow):
+                local_personalize.set_status(arn, "ACTIVE")
+            return await asyncio.gather(*tasks)
+
+        assert outcomes(asyncio.run(main())) == {"active": 2}
+        counted = Counter(call.parameters["batchSegmentJobArn"] for call in local_personalize.calls)
+        assert counted[slow] * 3 < counted[fast]
+
+    def test_a_permanent_error_ends_only_those_who_wait_for_that_job(self, add_jobs, local_personalize):
+        (arn,) = add_jobs(1)
+        unknown = arn + "-unknown"
+
+        async def main():
+            tasks = start([arn, unknown, unknown])
+            await until(lambda: sum(task.done() for task in tasks) == 2)
+            local_personalize.set_status(arn, "ACTIVE")
+            return await asyncio.gather(*tasks)
+
+        payloads = asyncio.run(main())
+        assert [payload["outcome"] for payload in payloads] == ["active", "error", "error"]
+        assert payloads[1]["error"]["fields"][4] == "ResourceNotFoundException"
+        assert local_personalize.calls.count() >= 2
+
+    def test_the_loop_goes_on_while_aws_is_slow(self, add_jobs, local_personalize):
+        arns = add_jobs(8, "ACTIVE")
+        local_personalize.faults.slow(1.0)
+        beats = 0
+
+        async def beat():
+            nonlocal beats
+            while True:
+                beats += 1
+                await asyncio.sleep(0.01)
+
+        async def main():
+            heart = asyncio.create_task(beat())
+            payloads = await asyncio.gather(*start(arns))
+            heart.cancel()
+            return payloads
+
+        assert outcomes(asyncio.run(main())) == {"active": 8}
+        assert beats > 50
+
+    def test_no_client_is_made_and_no_call_sent_on_the_loop(self, add_jobs, monkeypatch):
+        arns = add_jobs(3, "ACTIVE")
+        callers = set()
+        # Watched, not replaced: everything that makes a client or sends a call goes through these.
+        for name in ("__init__", "describe_job"):
+            original = getattr(PersonalizeHook, name)
+
+            def watched(self, *args, original=original, **kwargs):
+                callers.add(threading.current_thread().name.partition("_")[0])
+                return original(self, *args, **kwargs)
+
+            monkeypatch.setattr(PersonalizeHook, name, watched)
+
+        async def main():
+            return await asyncio.gather(*start(arns))
+
+        assert outcomes(asyncio.run(main())) == {"active": 3}
+        assert callers == {"personalize-poller"}
+
+
+class TestLeaving:
+    def test_nothing_is_left_after_ten_thousand_triggers(self, add_jobs, local_personalize):
+        arns = add_jobs(20)
+
+        def sockets():
+            links = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
+            return sum(os.readlink(link).startswith("socket:") for link in links if os.path.islink(link))
+
+        async def main():
+            before, objects_before = sockets(), count_waiting_objects()
+            for _ in range(10):
+                tasks = start(arns * 50, poke_interval=5)
+                await asyncio.sleep(0)
+                (pollers,) = polling._pollers.values()
+                assert len(pollers) == 1
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await left_behind_nothing()
+            await until(lambda: sockets() <= before)
+            del tasks, task
+            assert count_waiting_objects() <= objects_before + 2  # what the loop itself waits for
+
+        asyncio.run(main())
+
+    def test_one_who_leaves_does_not_disturb_the_others(self, add_jobs, local_personalize):
+        (arn,) = add_jobs(1)
+
+        async def main():
+            tasks = start([arn] * 10)
+            await until(lambda: local_personalize.calls.count() >= 2)
+            for task in tasks[:9]:
+                task.cancel()
+            local_personalize.set_status(arn, "ACTIVE")
+            payload = await tasks[9]
+            await left_behind_nothing()
+            return payload
+
+        assert asyncio.run(main())["outcome"] == "active"
+
+    def test_leaving_during_a_call_leaves_nothing(self, add_jobs, local_personalize):
+        (arn,) = add_jobs(1)
+        local_personalize.faults.slow(0.5)
+
+        async def main():
+            (task,) = start([arn], poke_interval=0.01)
+            await until(lambda: local_personalize.calls.count() == 1)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await left_behind_nothing()
+
+        asyncio.run(main())
+
+
+class TestLoops:
+    def test_two_at_once(self, add_jobs):
+        arns = add_jobs(4, "ACTIVE")
+        found = []
+
+        def run():
+            async def main():
+                return await asyncio.gather(*start(arns))
+
+            found.append(outcomes(asyncio.run(main())))
+
+        workers = [threading.Thread(target=run) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert found == [{"active": 4}] * 2
+        assert polling._pollers == {}
+
+    def test_one_that_was_closed_without_a_goodbye_is_forgotten(self, add_jobs):
+        arns = add_jobs(2, "ACTIVE")
+        loop = asyncio.new_event_loop()
+
+        async def begin():
+            shared_poller(DEFAULT).subscribe(arns[0], 60)
+
+        loop.run_until_complete(begin())
+        pending = asyncio.all_tasks(loop)
+        loop.close()
+        assert polling._pollers
+
+        async def main():
+            payloads = await asyncio.gather(*start(arns))
+            await left_behind_nothing()
+            return payloads
+
+        assert outcomes(asyncio.run(main())) == {"active": 2}
+        for task in pending:
+            # Its loop is gone, and nobody will ever end it; that is not news to warn about.
+            task._log_destroy_pending = False
