@@ -53,8 +53,20 @@ format: $(READY)  ## Format the code and mend what ruff can mend
 airflow: $(READY)  ## Run Airflow with the example DAGs on a local Personalize, until Ctrl-C
 	@$(BIN)/python -m airflow_provider_personalize_segments.testing.standalone
 
-bench: $(READY)  ## Measure what importing costs, side by side with the amazon provider
+BENCH := .venv/bench
+
+# An environment of its own: aiobotocore, which only the amazon provider's pattern needs, holds botocore back.
+$(BENCH)/.ready: $(READY)
+	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(BENCH)
+	@$(BIN)/uv pip install --quiet --python $(BENCH)/bin/python --editable . \
+		"$$(grep ^apache-airflow== $(CONSTRAINTS))" 'apache-airflow-providers-amazon[aiobotocore]'
+	@touch $@
+
+TRIGGERS ?= 1000
+
+bench: $(READY) $(BENCH)/.ready  ## Measure importing and waiting, side by side with the amazon provider (5 minutes)
 	@$(BIN)/python benchmarks/import_cost.py
+	@$(BENCH)/bin/python benchmarks/waiting_cost.py --triggers $(TRIGGERS)
 
 wheel: $(READY)  ## Build the wheel into dist/
 	@rm -rf dist && $(BIN)/uv build --quiet --wheel --out-dir dist

@@ -113,10 +113,9 @@ BATCH_JOB_KINDS = (BatchJobKind.SEGMENT, BatchJobKind.INFERENCE)
 # --- ARNs -----------------------------------------------------------------------------------------
 
 MAX_ARN_LENGTH = 256
-JOB_NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,62}", re.ASCII)
-_PERSONALIZE_ARN = re.compile(
-    r"arn:([a-z\d-]+):personalize:(?P<region>[a-z\d-]+):(\d{12}):(?P<resource>\S+)", re.ASCII
-)
+# Text, compiled when it is first used: in a DAG file that is being parsed, it never is.
+JOB_NAME_PATTERN = r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,62}"
+_PERSONALIZE_ARN = r"arn:([a-z\d-]+):personalize:(?P<region>[a-z\d-]+):([0-9]{12}):(?P<resource>\S+)"
 
 
 class JobArn(NamedTuple):
@@ -158,7 +157,7 @@ def parse_job_arn(value: object, kind: BatchJobKind | None = None, *, source: st
     if found not in kinds:
         raise ValueError(f"{source}: {value!r} is the ARN of a {found.title}. Expected {expected}.")
     job_name = resource.partition("/")[2]
-    if not JOB_NAME_PATTERN.fullmatch(job_name):
+    if not re.fullmatch(JOB_NAME_PATTERN, job_name):
         raise ValueError(
             f"{source}: {value!r} ends in {job_name!r}, which cannot be a job name "
             f"(1 to 63 letters, digits, '-' and '_', the first a letter or digit). Expected {expected}."
@@ -200,7 +199,7 @@ def _split_personalize_arn(value: object, *, source: str, expected: str) -> tupl
         raise ValueError(f"{source}: {value!r} contains white space; remove it. Expected {expected}.")
     if len(value) > MAX_ARN_LENGTH:
         raise ValueError(f"{source}: {value!r} has {len(value)} characters, an ARN at most {MAX_ARN_LENGTH}.")
-    match = _PERSONALIZE_ARN.fullmatch(value)
+    match = re.fullmatch(_PERSONALIZE_ARN, value, re.ASCII)
     if match:
         return match["region"], match["resource"]
     parts = value.split(":", 5)

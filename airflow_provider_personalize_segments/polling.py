@@ -31,6 +31,12 @@ MAX_CONCURRENT_CALLS = 8
 """Per connection settings and region; below the ten connections that botocore's pool keeps open."""
 MAX_BACKOFF = 300.0
 """Seconds between two calls about a job that AWS does not answer, unless its own interval is longer."""
+MAX_BACKOFF_INTERVALS = 12
+"""The same in intervals of the job, whichever is shorter: who asks often wants to hear early of the end."""
+MAX_FAILURES = 4
+"""Counted failures; 2**4 intervals are more than the bounds above, and more would only slow the recovery."""
+WOKEN_AT_ONCE = 50
+"""Triggers of a job that take its answer in one round of the event loop, which others wait for, too."""
 
 
 class ConnectionSettings(NamedTuple):
@@ -95,11 +101,22 @@ class Subscription:
 class _Watch:
     """A job that somebody waits for."""
 
-    __slots__ = ("due", "failures", "is_asked", "job_arn", "not_before", "subscriptions")
+    __slots__ = (
+        "due",
+        "failures",
+        "interval",
+        "is_asked",
+        "job_arn",
+        "not_before",
+        "subscriptions",
+        "wanted",
+    )
 
     def __init__(self, job_arn: str) -> None:
         self.job_arn = job_arn
         self.subscriptions: set[Subscription] = set()
+        self.wanted = float("inf")
+        self.interval = float("inf")
         self.due = float("inf")
         self.not_before = 0.0
         self.failures = 0
@@ -133,14 +150,18 @@ class JobPoller:
         Begin to wait for a job.
 
         :param job_arn: the job's ARN
-        :param delay: seconds until the first verdict is wanted at the latest
+        :param delay: seconds until the first verdict is wanted at the latest; the job's first subscriber
+            gets it at a random moment before, since others may begin at the same time
         """
-        watch = self._watches.get(job_arn)
+        watch, interval = self._watches.get(job_arn), delay
         if watch is None:
             watch = self._watches[job_arn] = _Watch(job_arn)
+            # A random part of the interval keeps jobs apart that began together. Who joins later takes the
+            # job's turn: were each to draw its own, the earliest of many would always be at once.
+            delay *= random.random()
         subscription = Subscription(self._loop.time() + delay, self._loop.create_future())
         watch.subscriptions.add(subscription)
-        self._plan(watch)
+        self._plan(watch, subscription.due, interval)
         return subscription
 
     def renew(self, job_arn: str, subscription: Subscription, delay: float) -> None:
@@ -153,7 +174,7 @@ class JobPoller:
         """
         subscription.due = self._loop.time() + delay
         subscription.future = self._loop.create_future()
-        self._plan(self._watches[job_arn])
+        self._plan(self._watches[job_arn], subscription.due, delay)
 
     def unsubscribe(self, job_arn: str, subscription: Subscription) -> None:
         """
@@ -189,14 +210,13 @@ class JobPoller:
 
     # --- When -------------------------------------------------------------------------------------
 
-    def _plan(self, watch: _Watch) -> None:
+    def _plan(self, watch: _Watch, wanted: float, interval: float) -> None:
         """Put a job where it belongs in the queue: due when the first of those who wait wants it."""
+        watch.wanted = min(watch.wanted, wanted)
+        watch.interval = min(watch.interval, interval)
         if watch.is_asked:
             return  # it is planned anew when the answer is there
-        wanted = min(
-            (each.due for each in watch.subscriptions if not each.future.done()), default=float("inf")
-        )
-        due = max(wanted, watch.not_before)
+        due = max(watch.wanted, watch.not_before)
         if due != watch.due and due != float("inf"):
             watch.due = due
             heapq.heappush(self._queue, (due, next(self._order), watch))
@@ -242,17 +262,24 @@ class JobPoller:
         # Errors are handed out as results: raised in a thousand places, one error would collect their traces.
         answer = call.exception() or call.result()
         self._pace(watch, has_answer=isinstance(answer, Verdict) and answer.no_answer is None)
-        for subscription in watch.subscriptions:
+        watch.wanted = watch.interval = float("inf")
+        self._wake_up([each for each in watch.subscriptions if not each.future.done()], answer)
+
+    def _wake_up(self, waiting: list[Subscription], answer: Verdict | BaseException) -> None:
+        """Hand an answer to some, and to the rest in the loop's next rounds."""
+        for subscription in waiting[:WOKEN_AT_ONCE]:
             if not subscription.future.done():
                 subscription.future.set_result(answer)
-        self._plan(watch)
+        if len(waiting) > WOKEN_AT_ONCE:
+            self._loop.call_soon(self._wake_up, waiting[WOKEN_AT_ONCE:], answer)
 
     def _pace(self, watch: _Watch, *, has_answer: bool) -> None:
-        """Slow down a job that AWS does not answer, and let it recover step by step."""
-        watch.failures = max(0, watch.failures - 1) if has_answer else min(watch.failures + 1, 30)
+        """Slow down a job that AWS does not answer, and let it recover in a few answers."""
+        watch.failures = watch.failures // 2 if has_answer else min(watch.failures + 1, MAX_FAILURES)
         watch.not_before = 0.0
-        if watch.failures:
-            backoff = min(MAX_BACKOFF, 2.0**watch.failures)
+        if watch.failures and watch.interval < MAX_BACKOFF:
+            longest = min(MAX_BACKOFF, watch.interval * MAX_BACKOFF_INTERVALS)
+            backoff = min(longest, watch.interval * 2.0**watch.failures)
             watch.not_before = self._loop.time() + backoff * random.uniform(0.5, 1.0)
 
 

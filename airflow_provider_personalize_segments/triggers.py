@@ -134,9 +134,8 @@ class PersonalizeBatchJobTrigger(BaseTrigger):
         region = self.region_name or parse_job_arn(self.job_arn).region
         settings = ConnectionSettings.of(self.aws_conn_id, region, self.verify, self.botocore_config)
         poller, count = shared_poller(settings), self.poke_count
-        # The task has asked just now. A random part of the interval keeps those apart that began together.
-        delay = self._interval(count) * random.random()
-        subscription = poller.subscribe(self.job_arn, min(delay, self._time_left()[0]))
+        # The task has asked just now.
+        subscription = poller.subscribe(self.job_arn, min(self._interval(count), self._time_left()[0]))
         grace = GRACE
         try:
             while True:

@@ -123,7 +123,7 @@ def test_names_and_arns_have_the_limits_we_check(model, kind):
     name = members["jobName"].metadata
     assert (name["min"], name["max"]) == (1, 63)
     assert name["pattern"] == r"^[a-zA-Z0-9][a-zA-Z0-9\-_]*"
-    assert JOB_NAME_PATTERN.pattern == r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,62}"
+    assert JOB_NAME_PATTERN == r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,62}"
     assert members["solutionVersionArn"].metadata["max"] == MAX_ARN_LENGTH
 
 

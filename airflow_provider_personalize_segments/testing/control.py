@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -152,7 +153,7 @@ class PersonalizeControl:
         """
         if recipe not in RECIPES:
             raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}.")
-        if not JOB_NAME_PATTERN.fullmatch(name):
+        if not re.fullmatch(JOB_NAME_PATTERN, name):
             raise ValueError(f"name: {name!r} cannot be the name of a solution.")
         with self.hold():
             backend = self.backend(region_name, account_id)

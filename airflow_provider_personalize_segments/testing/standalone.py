@@ -95,10 +95,22 @@ def run_standalone(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
                 os.killpg(process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(20)
-            # Its parts outlive it when they are slow to hear of the end.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_session(process.pid)
             process.wait()
+
+
+def kill_session(leader: int) -> None:
+    """
+    Kill what is left of a session; Airflow moves some of its parts into process groups of their own.
+
+    :param leader: the process that began the session
+    """
+    import psutil
+
+    for each in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getsid(each.pid) == leader:
+                each.kill()
 
 
 def wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
