@@ -252,9 +252,10 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         """Return the client for a region, made on first use; ``None`` means the hook's own."""
         if region is None or region == self.region_name:
             return self.conn
-        if region not in self._clients:
-            self._clients[region] = self.get_client_type(region_name=region)
-        return self._clients[region]
+        client = self._clients.get(region)
+        if client is None:
+            client = self._clients[region] = self.get_client_type(region_name=region)
+        return client
 
     def _call(
         self, operation: str, subject: str, region: str | None, ask: Callable[[PersonalizeClient], Answer]

@@ -13,6 +13,7 @@ for a socket, a connection or a client:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import json
@@ -76,11 +77,13 @@ class ConnectionSettings(NamedTuple):
             return PersonalizeHook(self.aws_conn_id, self.region_name, self.verify, config)
 
         hook = make(json.loads(self.botocore_config) if self.botocore_config else None)
-        if hook.config.retries:
-            return hook
-        # The poller repeats calls by itself; botocore doing so too would multiply them just when AWS asks
-        # for fewer. Who configured retries gets them.
-        return make(hook.config.merge(Config(retries={"total_max_attempts": 1})))
+        if not hook.config.retries:
+            # The poller repeats calls by itself; botocore doing so too would multiply them just when AWS
+            # asks for fewer. Who configured retries gets them.
+            hook = make(hook.config.merge(Config(retries={"total_max_attempts": 1})))
+        # Made here, once: the threads that come next would each make a client of their own.
+        _ = hook.conn
+        return hook
 
 
 class Subscription:
@@ -144,6 +147,7 @@ class JobPoller:
         self._hook_lock = threading.Lock()
         self._threads = ThreadPoolExecutor(MAX_CONCURRENT_CALLS, thread_name_prefix="personalize-poller")
         self._task = self._loop.create_task(self._run(), name="personalize-poller")
+        self._task.add_done_callback(self._tell_of_end)
 
     def subscribe(self, job_arn: str, delay: float) -> Subscription:
         """
@@ -200,7 +204,8 @@ class JobPoller:
             self._task.cancel()
         self._queue.clear()
         # In a thread, as closing sockets is input and output, too; after it the threads end by themselves.
-        self._threads.submit(self._close_hook)
+        with contextlib.suppress(RuntimeError):  # raised while the interpreter shuts down
+            self._threads.submit(self._close_hook)
         self._threads.shutdown(wait=False)
 
     def _close_hook(self) -> None:
@@ -244,6 +249,13 @@ class JobPoller:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _tell_of_end(self, task: asyncio.Task[None]) -> None:
+        """Tell all who wait when planning itself broke; they would wait until their deadlines otherwise."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            for watch in self._watches.values():
+                self._wake_up([each for each in watch.subscriptions if not each.future.done()], error)
 
     def _ask(self, job_arn: str) -> Verdict:
         """Runs in a thread."""

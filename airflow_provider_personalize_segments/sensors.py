@@ -106,6 +106,8 @@ class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
         except AirflowSensorTimeout:
             raise self._timeout_error(self._reporter.status) from None
         except AirflowSkipException as skip:
+            if skip.__cause__ is None and "timed out" not in str(skip):
+                raise  # a subclass's own
             reason = skip.__cause__ or self._timeout_error(self._reporter.status)
             raise AirflowSkipException(str(reason)) from reason
 
@@ -196,7 +198,9 @@ class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
 
     def _end(self, error: Exception) -> None:
         """Raise what Airflow's poke loop would raise for this error; returns when it would go on poking."""
-        if isinstance(error, AirflowSensorTimeout):
+        if isinstance(error, AirflowSkipException):
+            skip = False
+        elif isinstance(error, AirflowSensorTimeout):
             skip = self.soft_fail
         elif isinstance(error, AirflowFailException):
             skip = self.soft_fail or self.never_fail

@@ -142,7 +142,7 @@ class PersonalizeBatchJobTrigger(BaseTrigger):
                 left, ending = self._time_left()
                 try:
                     # The last call is made when the time is over, and may take a moment.
-                    async with asyncio.timeout(left + grace):
+                    async with asyncio.timeout(None if left == float("inf") else left + grace):
                         answer = await subscription.future
                 except TimeoutError:
                     return ending

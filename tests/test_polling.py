@@ -242,6 +242,41 @@ class TestFaults:
         assert outcomes(asyncio.run(main())) == {"active": 8}
         assert beats > 50
 
+    def test_when_planning_breaks_all_are_told(self, add_jobs, local_personalize):
+        arns = add_jobs(3)
+
+        async def main():
+            tasks = start(arns)
+            await until(lambda: local_personalize.calls.count() >= 3)
+            (pollers,) = polling._pollers.values()
+            # As when the interpreter shuts down: no thread takes a call any more.
+            for poller in pollers.values():
+                poller._threads.shutdown(wait=False)
+            payloads = await asyncio.gather(*tasks)
+            await left_behind_nothing()
+            return payloads
+
+        payloads = asyncio.run(main())
+        assert outcomes(payloads) == {"error": 3}
+        assert payloads[0]["error"]["type"] == "RuntimeError"
+
+    def test_eight_first_calls_make_one_client(self, add_jobs, local_personalize, monkeypatch):
+        arns = add_jobs(8, "ACTIVE")
+        made = []
+        original = PersonalizeHook.get_client_type
+
+        def watched(self, *args, **kwargs):
+            made.append(self)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(PersonalizeHook, "get_client_type", watched)
+
+        async def main():
+            return await asyncio.gather(*start(arns, poke_interval=0.01))
+
+        assert outcomes(asyncio.run(main())) == {"active": 8}
+        assert len(made) == 1
+
     def test_no_client_is_made_and_no_call_sent_on_the_loop(self, add_jobs, monkeypatch):
         arns = add_jobs(3, "ACTIVE")
         callers = set()
