@@ -151,7 +151,7 @@ class ConnectionNotFoundError(_PicklableError, AirflowFailException):
         self.aws_conn_id = aws_conn_id
         self.fields = (aws_conn_id,)
         super().__init__(
-            f"The Airflow connection {aws_conn_id!r} does not exist. Create it "
+            f"The Airflow connection {aws_conn_id!r} does not exist, or cannot be read just now. Create it "
             f"(airflow connections add {aws_conn_id} --conn-type aws), correct aws_conn_id, or pass "
             "aws_conn_id=None to use the credentials that boto3 finds by itself. "
             "Nothing was called with other credentials."
@@ -173,7 +173,9 @@ def fail_on_invalid_parameters() -> Iterator[None]:
         raise InvalidParameterError(str(error)) from error
 
 
-_TRANSPORTED = {each.__name__: each for each in (PersonalizeRequestError, ConnectionNotFoundError)}
+# ConnectionNotFoundError is not among them: Airflow says so, too, when a secrets backend failed for a moment.
+# The worker had the connection just before, so a retry asks there, and its word is final.
+_TRANSPORTED = {PersonalizeRequestError.__name__: PersonalizeRequestError}
 
 
 def dump_error(error: Exception) -> dict[str, Any]:

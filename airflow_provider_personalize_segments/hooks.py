@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import IncompleteRead
@@ -79,8 +80,9 @@ _TRANSIENT_ERRORS = (
     ResponseParserError,
     ResponseStreamingError,
 )
-_EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException"})
-_WRONG_CREDENTIALS_CODES = _EXPIRED_CODES | {
+_WRONG_CREDENTIALS_CODES = {
+    "ExpiredToken",
+    "ExpiredTokenException",
     "IncompleteSignature",
     "InvalidClientTokenId",
     "InvalidSignatureException",
@@ -134,6 +136,7 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
             config=config,
         )
         self._clients: dict[str | None, PersonalizeClient] = {}
+        self._making = threading.RLock()
 
     if TYPE_CHECKING:
 
@@ -250,22 +253,23 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
 
     def _client_in(self, region: str | None) -> PersonalizeClient:
         """Return the client for a region, made on first use; ``None`` means the hook's own."""
-        if region is None or region == self.region_name:
-            return self.conn
-        client = self._clients.get(region)
-        if client is None:
-            client = self._clients[region] = self.get_client_type(region_name=region)
-        return client
+        with self._making:  # one client, however many threads ask for it first
+            if region is None or region == self.region_name:
+                return self.conn
+            client = self._clients.get(region)
+            if client is None:
+                client = self._clients[region] = self.get_client_type(region_name=region)
+            return client
 
     def _call(
         self, operation: str, subject: str, region: str | None, ask: Callable[[PersonalizeClient], Answer]
     ) -> Answer:
-        """Call AWS once, or twice when credentials expired and the connection may hold newer ones."""
+        """Call AWS once, or twice when credentials are refused and the connection may hold newer ones."""
         try:
             with self._explained(operation, subject, region):
                 return ask(self._client_in(region))
         except PersonalizeRequestError as error:
-            if error.code not in _EXPIRED_CODES:
+            if error.code not in _WRONG_CREDENTIALS_CODES:
                 raise
         self.close()
         self.__dict__.pop("conn_config", None)

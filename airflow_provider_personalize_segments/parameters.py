@@ -127,6 +127,6 @@ def read_config(value: object, source: str) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict):
         raise ValueError(
-            f"{source}: expected a dict of arguments of botocore.config.Config, got {value!r:.200}."
+            f"{source}: expected a dict of arguments of botocore.config.Config, got {type(value).__name__}."
         )
     return value

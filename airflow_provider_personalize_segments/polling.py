@@ -81,8 +81,6 @@ class ConnectionSettings(NamedTuple):
             # The poller repeats calls by itself; botocore doing so too would multiply them just when AWS
             # asks for fewer. Who configured retries gets them.
             hook = make(hook.config.merge(Config(retries={"total_max_attempts": 1})))
-        # Made here, once: the threads that come next would each make a client of their own.
-        _ = hook.conn
         return hook
 
 
@@ -147,7 +145,6 @@ class JobPoller:
         self._hook_lock = threading.Lock()
         self._threads = ThreadPoolExecutor(MAX_CONCURRENT_CALLS, thread_name_prefix="personalize-poller")
         self._task = self._loop.create_task(self._run(), name="personalize-poller")
-        self._task.add_done_callback(self._tell_of_end)
 
     def subscribe(self, job_arn: str, delay: float) -> Subscription:
         """
@@ -203,12 +200,14 @@ class JobPoller:
         if not self._loop.is_closed():
             self._task.cancel()
         self._queue.clear()
-        # In a thread, as closing sockets is input and output, too; after it the threads end by themselves.
-        with contextlib.suppress(RuntimeError):  # raised while the interpreter shuts down
-            self._threads.submit(self._close_hook)
         self._threads.shutdown(wait=False)
+        # In a thread, as closing sockets is input and output, too.
+        closing = threading.Thread(target=self._close_hook, name="personalize-poller-closing", daemon=True)
+        with contextlib.suppress(RuntimeError):  # raised while the interpreter shuts down
+            closing.start()
 
     def _close_hook(self) -> None:
+        self._threads.shutdown(wait=True)  # calls in flight still use the client
         with self._hook_lock:
             if self._hook is not None:
                 self._hook.close()
@@ -241,7 +240,12 @@ class JobPoller:
                     self._free.release()
                     continue
                 watch.is_asked = True
-                call = self._loop.run_in_executor(self._threads, self._ask, watch.job_arn)
+                try:
+                    call = self._loop.run_in_executor(self._threads, self._ask, watch.job_arn)
+                except RuntimeError as error:
+                    # No thread is to be had, or the interpreter shuts down: an answer like any other error.
+                    call = self._loop.create_future()
+                    call.set_exception(error)
                 call.add_done_callback(partial(self._hand_out, watch))
             wait = self._queue[0][0] - self._loop.time() if self._queue else None
             try:
@@ -249,13 +253,6 @@ class JobPoller:
                     await self._wake.wait()
             except TimeoutError:
                 continue
-
-    def _tell_of_end(self, task: asyncio.Task[None]) -> None:
-        """Tell all who wait when planning itself broke; they would wait until their deadlines otherwise."""
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            for watch in self._watches.values():
-                self._wake_up([each for each in watch.subscriptions if not each.future.done()], error)
 
     def _ask(self, job_arn: str) -> Verdict:
         """Runs in a thread."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -102,7 +104,8 @@ class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
     def _poke_until_done(self, context: Context) -> Any:
         """Let Airflow's own loop poke, in both of its modes; only its words about a timeout are replaced."""
         try:
-            return super().execute(context)
+            # Unwrapped: Airflow 2.11 takes a call from a subclass for one from outside a task.
+            return inspect.unwrap(BaseSensorOperator.execute)(self, context)
         except AirflowSensorTimeout:
             raise self._timeout_error(self._reporter.status) from None
         except AirflowSkipException as skip:
@@ -113,7 +116,7 @@ class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
 
     # --- Deferred ---------------------------------------------------------------------------------
 
-    def _poke_and_defer(self, context: Context) -> Any:
+    def _poke_and_defer(self, context: Context, deadline: datetime | None = None) -> Any:
         try:
             result = self.poke(context)
         except Exception as error:
@@ -121,15 +124,15 @@ class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
         else:
             if result.is_done:
                 return result.xcom_value
-        return self._defer(context)
+        return self._defer(context, deadline)
 
     def _defer(self, context: Context, deadline: datetime | None = None) -> Never:
         """Leave the worker; the deadline counts from the start of this try, however often it defers."""
         # Not at the top: only a task that defers needs asyncio, and what comes with it.
         from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
 
-        start = getattr(context.get("ti"), "start_date", None) or datetime.now(UTC)
-        deadline = deadline or start + timedelta(seconds=self.timeout)
+        deadline = deadline or self._deadline(context)
+        start = deadline - timedelta(seconds=self.timeout)
         if deadline <= datetime.now(UTC):
             self._end(self._timeout_error(self._reporter.status))
         hook = self.hook
@@ -154,7 +157,7 @@ class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
             timeout=max(deadline - datetime.now(UTC), timedelta()) + DEFERRAL_TIMEOUT_MARGIN,
         )
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """
         End the way the trigger's event says.
 
@@ -171,7 +174,7 @@ class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
         if outcome == Outcome.FAILED:
             raise PersonalizeJobFailedError.from_job(self.job_arn, job)
         if outcome == Outcome.TIMEOUT:
-            raise self._timeout_error(job.get("status"))
+            return self._ask_last(context, job.get("status"))
         if outcome == Outcome.EXECUTION_TIMEOUT:
             raise AirflowTaskTimeout(f"{self.job_arn}: the task's execution_timeout was over.")
         raise load_error(ending["error"])
@@ -186,15 +189,32 @@ class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
         try:
             if next_method == "__fail__":
                 reason = str((next_kwargs or {}).get("error", "no reason given"))
+                if trace := (next_kwargs or {}).get("traceback"):
+                    self.log.error("The trigger failed:\n%s", "\n".join(trace))
                 if "timeout" in reason.lower():
-                    raise self._timeout_error(None)
+                    return self._ask_last(context, None)
                 raise TriggerFailedError(f"Waiting in the triggerer failed: {reason}")
             return getattr(self, next_method)(context, **(next_kwargs or {}))
         except Exception as error:
             self._end(error)
         event = (next_kwargs or {}).get("event")
-        deadline = event.get("deadline") if isinstance(event, dict) else None
-        return self._defer(context, datetime.fromisoformat(deadline) if deadline else None)
+        known = event.get("deadline") if isinstance(event, dict) else None
+        deadline = datetime.fromisoformat(known) if known else self._deadline(context)
+        # As after an error while poking: a pause, then a question, here, where it may work.
+        left = (deadline - datetime.now(UTC)).total_seconds()
+        time.sleep(max(0.0, min(self.poke_interval, left)))
+        return self._poke_and_defer(context, deadline)
+
+    def _ask_last(self, context: Context, status: str | None) -> Any:
+        """Ask once more before giving up, as a poking sensor does when its time is over."""
+        result = self.poke(context)
+        if result.is_done:
+            return result.xcom_value
+        raise self._timeout_error(self._reporter.status or status)
+
+    def _deadline(self, context: Context) -> datetime:
+        start = getattr(context.get("ti"), "start_date", None) or datetime.now(UTC)
+        return start + timedelta(seconds=self.timeout)
 
     def _end(self, error: Exception) -> None:
         """Raise what Airflow's poke loop would raise for this error; returns when it would go on poking."""
@@ -202,10 +222,10 @@ class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
             skip = False
         elif isinstance(error, AirflowSensorTimeout):
             skip = self.soft_fail
-        elif isinstance(error, AirflowFailException):
-            skip = self.soft_fail or self.never_fail
         elif isinstance(error, InvalidParameterError):
             skip = False
+        elif isinstance(error, AirflowFailException):
+            skip = self.soft_fail or self.never_fail
         elif self.silent_fail:
             self.log.error(
                 "Asking about %s failed; waiting on, as silent_fail is set: %s", self.job_arn, error

@@ -79,6 +79,7 @@ class PersonalizeTask(BaseOperator):
                 )
             except TypeError as error:
                 raise ValueError(
-                    f"{self.source_of('botocore_config')}: {self.botocore_config!r} is no botocore "
-                    f"configuration: {error}. Expected a dict of arguments of botocore.config.Config."
+                    f"{self.source_of('botocore_config')} with the keys {sorted(self.botocore_config or ())} "
+                    f"is no botocore configuration: {error}. "
+                    "Expected a dict of arguments of botocore.config.Config."
                 ) from error

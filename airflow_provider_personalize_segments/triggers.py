@@ -14,8 +14,11 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_personalize_segments.airflow_compat import AirflowFailException
-from airflow_provider_personalize_segments.errors import TriggerFailedError, dump_error
+from airflow_provider_personalize_segments.errors import (
+    PersonalizeRequestError,
+    TriggerFailedError,
+    dump_error,
+)
 from airflow_provider_personalize_segments.jobs import JobState, classify_status, parse_job_arn
 from airflow_provider_personalize_segments.polling import ConnectionSettings, shared_poller
 from airflow_provider_personalize_segments.verdicts import Reporter, Verdict
@@ -133,9 +136,11 @@ class PersonalizeBatchJobTrigger(BaseTrigger):
     async def _wait(self) -> str:
         region = self.region_name or parse_job_arn(self.job_arn).region
         settings = ConnectionSettings.of(self.aws_conn_id, region, self.verify, self.botocore_config)
-        poller, count = shared_poller(settings), self.poke_count
+        count = self.poke_count
         # The task has asked just now.
-        subscription = poller.subscribe(self.job_arn, min(self._interval(count), self._time_left()[0]))
+        delay = min(self._interval(count), self._time_left()[0])
+        poller = shared_poller(settings)
+        subscription = poller.subscribe(self.job_arn, delay)
         grace = GRACE
         try:
             while True:
@@ -163,8 +168,8 @@ class PersonalizeBatchJobTrigger(BaseTrigger):
             self._reporter.tell(answer)
             self._last_job = answer.job or self._last_job
             return answer.state
-        if isinstance(answer, AirflowFailException) or not self.silent_fail:
-            raise answer
+        if isinstance(answer, PersonalizeRequestError) or not self.silent_fail:
+            raise answer.with_traceback(None)
         self.log.error(
             "Asking about %s failed; waiting on, as silent_fail is set", self.job_arn, exc_info=answer
         )

@@ -3,7 +3,8 @@ Run a task when a batch segment job is done, and not before.
 
 Something else started the job. This DAG finds the newest job of a solution version, waits until it is
 ACTIVE, and then prints the user segments that Personalize wrote to S3. When the job ends in CREATE FAILED,
-``wait_for_job`` fails with Personalize's reason, without retries, and ``show_segments`` never runs.
+``wait_for_job`` fails with Personalize's reason, without retries, and ``show_segments`` never runs. It fails,
+too, when the solution version has no job at all: start one first.
 
 Trigger it with your solution version's ARN, or try it without an AWS account: ``make demo``.
 """

@@ -182,7 +182,7 @@ class TestIdentity:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone-else")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "someone-else")
         hook = PersonalizeHook(aws_conn_id="no_such_connection")
-        with pytest.raises(ConnectionNotFoundError, match="'no_such_connection' does not exist. Create it"):
+        with pytest.raises(ConnectionNotFoundError, match="'no_such_connection' does not exist.*Create it"):
             hook.describe_job(EMPTY_ARN)
         with pytest.raises(ConnectionNotFoundError):
             _ = PersonalizeHook(aws_conn_id="no_such_connection").conn

@@ -242,7 +242,8 @@ class TestBadInput:
 
     def test_a_wrong_botocore_configuration_is_refused(self):
         with pytest.raises(
-            InvalidParameterError, match=r"botocore_config of task 'wait': \{'nope': 1\} is no botocore"
+            InvalidParameterError,
+            match=r"botocore_config of task 'wait' with the keys \['nope'\] is no botocore",
         ):
             make_sensor(NO_JOB, botocore_config={"nope": 1}).execute({})
 
@@ -355,7 +356,9 @@ class TestInAirflow:
     def test_gives_up_on_a_connection_that_does_not_exist(self, gate, local_personalize):
         run = gate("ACTIVE", aws_conn_id="no_such_connection")
         assert run.states == {"wait": "failed", "downstream": "upstream_failed"}
-        assert "'no_such_connection' does not exist. Create it" in str(run.errors["wait"])
+        assert "'no_such_connection' does not exist, or cannot be read just now. Create it" in str(
+            run.errors["wait"]
+        )
         assert local_personalize.calls.count() == 0
 
     @pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
