@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
+import socket
+import socketserver
+import threading
 from pathlib import Path
 
 import pytest
@@ -59,6 +64,55 @@ with DAG("parity", schedule=None, default_args={"retries": 0}) as dag:
 """
 
 
+class Relay:
+    """A port in front of the local Personalize that can refuse connections, as a restarting endpoint does."""
+
+    def __init__(self, target):
+        self.target = target
+        self.connections = set()
+        self.server = None
+        self.port = 0
+        self.open()
+
+    def open(self):
+        relay = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                with socket.create_connection(relay.target) as upstream:
+                    relay.connections |= {self.request, upstream}
+                    back = threading.Thread(target=relay.pump, args=(upstream, self.request))
+                    back.start()
+                    relay.pump(self.request, upstream)
+                    back.join()
+
+        class Server(socketserver.ThreadingTCPServer):
+            allow_reuse_address = True
+
+        self.server = Server(("127.0.0.1", self.port), Handler)
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, args=(0.01,)).start()
+
+    def close(self):
+        server, self.server = self.server, None
+        if server:
+            server.shutdown()
+            server.socket.close()
+            for connection in self.connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            self.connections = set()
+
+    @staticmethod
+    def pump(source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
 class Scene:
     """What happens to the job of each task while it is watched; tasks run one after the other."""
 
@@ -81,6 +135,12 @@ class Scene:
 
     def after(self, arn, calls):
         """Something happens when so many calls were made about a job."""
+
+    def connection(self):
+        return self.local.airflow_connection()
+
+    def end(self):
+        """Nothing is left running."""
 
 
 class ActiveAtOnce(Scene):
@@ -147,6 +207,28 @@ class DisconnectedForAWhile(ForAWhile):
     fault = "drop_connection"
 
 
+class RefusedForAWhile(Scene):
+    """The first call about each job loses its connection, and the next ones find nobody listening."""
+
+    def __init__(self, local):
+        super().__init__(local)
+        self.relay = Relay(("127.0.0.1", int(local.endpoint_url.rpartition(":")[2])))
+
+    def connection(self):
+        connection = json.loads(super().connection())
+        connection["extra"]["endpoint_url"] = f"http://127.0.0.1:{self.relay.port}"
+        return json.dumps(connection)
+
+    def after(self, arn, calls):
+        if calls == 1:
+            self.relay.close()
+            self.local.set_status(arn, "ACTIVE")
+            threading.Timer(0.5, self.relay.open).start()
+
+    def end(self):
+        self.relay.close()
+
+
 class MalformedForAWhile(ForAWhile):
     fault = "malformed"
 
@@ -178,6 +260,7 @@ MATRIX = {
     "throttled for ever": (ThrottledForEver, OVERDUE),
     "5xx for a while": (ServerErrorsForAWhile, SUCCESS),
     "disconnected for a while": (DisconnectedForAWhile, SUCCESS),
+    "connections refused for a while": (RefusedForAWhile, SUCCESS),
     "malformed answers for a while": (MalformedForAWhile, SUCCESS),
     "a crash while waiting": (Crash, CRASH),
 }
@@ -187,9 +270,9 @@ MATRIX = {
 def test_every_mode_ends_alike(happening, run_dag, monkeypatch):
     make_scene, expected = MATRIX[happening]
     with LocalPersonalize() as local:
-        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local.airflow_connection())
         version = local.add_solution_version("parity")
         scene = make_scene(local)
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", scene.connection())
         for mode in MODES:
             for option in OPTIONS:
                 if scene.status:
@@ -201,7 +284,10 @@ def test_every_mode_ends_alike(happening, run_dag, monkeypatch):
                         failure_reason="Invalid S3 input path",
                     )
         constants = f"MODES, OPTIONS, TIMEOUT = {MODES}, {OPTIONS}, {scene.timeout}\n"
-        run = run_dag(constants + DAG.replace("SENSOR(", f"{scene.sensor}("))
+        try:
+            run = run_dag(constants + DAG.replace("SENSOR(", f"{scene.sensor}("))
+        finally:
+            scene.end()
 
         ended = {mode: tuple(run.states[f"{mode}-{option}"] for option in OPTIONS) for mode in MODES}
         assert ended == dict.fromkeys(MODES, expected)
