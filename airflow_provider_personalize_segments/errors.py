@@ -173,34 +173,30 @@ def fail_on_invalid_parameters() -> Iterator[None]:
         raise InvalidParameterError(str(error)) from error
 
 
-# ConnectionNotFoundError is not among them: Airflow says so, too, when a secrets backend failed for a moment.
-# The worker had the connection just before, so a retry asks there, and its word is final.
-_TRANSPORTED = {PersonalizeRequestError.__name__: PersonalizeRequestError}
-
-
 def dump_error(error: Exception) -> dict[str, Any]:
     """
     Return an error as plain JSON, for a trigger's event.
 
-    :param error: any error; only our own keep their fields
+    :param error: any error; only a PersonalizeRequestError keeps its fields
     """
-    fields = list(error.fields) if type(error) in _TRANSPORTED.values() else None  # type: ignore[attr-defined]
+    fields = list(error.fields) if isinstance(error, PersonalizeRequestError) else None
     return {"type": type(error).__name__, "text": str(error), "fields": fields}
 
 
 def load_error(dumped: object) -> Exception:
     """
-    Return the error that :func:`dump_error` made JSON of; one that is not ours as TriggerFailedError.
+    Return the error that :func:`dump_error` made JSON of: a refusal as it was, or TriggerFailedError.
+
+    Not even ConnectionNotFoundError stays final: Airflow says so, too, when a secrets backend failed for a
+    moment. The worker had the connection just before, so a retry asks there, and its word is final.
 
     :param dumped: what a trigger's event says of an error
     """
-    if isinstance(dumped, Mapping):
-        known, fields = _TRANSPORTED.get(str(dumped.get("type"))), dumped.get("fields")
-        if known is not None and isinstance(fields, list):
-            return known(*fields)
+    if not isinstance(dumped, Mapping):
         return TriggerFailedError(
-            f"Waiting in the triggerer failed: {dumped.get('type')}: {dumped.get('text')}"
+            f"Waiting in the triggerer failed without a word that makes sense: {dumped!r:.200}"
         )
-    return TriggerFailedError(
-        f"Waiting in the triggerer failed without a word that makes sense: {dumped!r:.200}"
-    )
+    fields = dumped.get("fields")
+    if dumped.get("type") == PersonalizeRequestError.__name__ and isinstance(fields, list):
+        return PersonalizeRequestError(*fields)
+    return TriggerFailedError(f"Waiting in the triggerer failed: {dumped.get('type')}: {dumped.get('text')}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 
 import pytest
@@ -14,7 +15,10 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeJobFailedError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
+    TriggerFailedError,
+    dump_error,
     fail_on_invalid_parameters,
+    load_error,
 )
 
 ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
@@ -88,3 +92,22 @@ def test_value_errors_become_final_and_stay_value_errors():
     with pytest.raises(InvalidParameterError) as again, fail_on_invalid_parameters():
         raise caught.value
     assert again.value is caught.value
+
+
+def test_a_refusal_survives_a_triggers_event():
+    again = load_error(json.loads(json.dumps(dump_error(ERRORS[2]))))
+    assert type(again) is PersonalizeRequestError
+    assert again.fields == ERRORS[2].fields
+    assert str(again) == str(ERRORS[2])
+
+
+@pytest.mark.parametrize("error", [ERRORS[4], KeyError("x")], ids=["connection", "anything"])
+def test_what_else_goes_wrong_in_a_trigger_is_left_to_retries(error):
+    again = load_error(json.loads(json.dumps(dump_error(error))))
+    assert type(again) is TriggerFailedError
+    assert str(again) == f"Waiting in the triggerer failed: {type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("dumped", [None, "x", [], {}, {"type": "PersonalizeRequestError", "fields": "x"}])
+def test_nonsense_about_an_error_is_an_error(dumped):
+    assert type(load_error(dumped)) is TriggerFailedError
