@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Never
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.testing.demo import ExampleJobs, make_airflow_home, run_airflow
@@ -69,6 +70,8 @@ def run_standalone(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     passwords = home / "passwords.json"
     passwords.write_text(json.dumps({USER: PASSWORD}))
     environment = os.environ | {
+        # Airflow 2 starts its parts by the name `airflow`.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__WORKERS": "1",
@@ -153,7 +156,13 @@ def make_user(log: Path) -> None:
 
 def main() -> None:
     """Run everything until Ctrl-C or SIGTERM."""
-    home = make_airflow_home("standalone")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    with contextlib.suppress(KeyboardInterrupt):
+        _run(make_airflow_home("standalone"))
+
+
+def _run(home: Path) -> None:
     log = home / "airflow.log"
     print(f"Starting Airflow and a local Amazon Personalize; their output is in {log} ...", flush=True)
     with LocalPersonalize(progress="by_time", seconds=SECONDS_PER_STATUS) as local:
@@ -162,27 +171,23 @@ def main() -> None:
         make_user(log)
         port = find_port(8080)
         with run_standalone(home, port) as process:
-            _stop_on_sigterm()
-            try:
-                wait_until_healthy(process, port, log)
-                start_example_jobs(local)
-                print(f"Airflow is at http://127.0.0.1:{port}, login {USER}, password {PASSWORD}.")
-                print(
-                    "Trigger one of its DAGs: the jobs they wait for have just been started, and take "
-                    f"{2 * SECONDS_PER_STATUS:.0f} seconds. Ctrl-C ends everything.",
-                    flush=True,
-                )
-                process.wait()
-                sys.exit(f"airflow standalone ended with {process.returncode}; see {log}.")
-            except KeyboardInterrupt:
-                print("\nStopping ...", flush=True)
+            wait_until_healthy(process, port, log)
+            start_example_jobs(local)
+            print(f"Airflow is at http://127.0.0.1:{port}, login {USER}, password {PASSWORD}.")
+            print(
+                "Trigger one of its DAGs: the jobs they wait for have just been started, and take "
+                f"{2 * SECONDS_PER_STATUS:.0f} seconds. Ctrl-C ends everything.",
+                flush=True,
+            )
+            process.wait()
+            sys.exit(f"airflow standalone ended with {process.returncode}; see {log}.")
 
 
-def _stop_on_sigterm() -> None:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+def _stop(number: int, frame: FrameType | None) -> Never:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # being impatient must not leave half of it running
+    print("\nStopping ...", flush=True)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
