@@ -79,10 +79,15 @@ async def left_behind_nothing():
 
 
 def count_waiting_objects():
+    """What there is of triggers and subscriptions, and of this loop's futures; others have loops of their own."""
     gc.collect()
+    loop = asyncio.get_running_loop()
     # By type, not isinstance: some objects of other packages do things when they are asked for their class.
-    kinds = PersonalizeBatchJobTrigger, asyncio.Future, asyncio.Task, polling.Subscription
-    return sum(issubclass(type(each), kinds) for each in gc.get_objects())
+    return sum(
+        issubclass(type(each), (PersonalizeBatchJobTrigger, polling.Subscription))
+        or (issubclass(type(each), asyncio.Future) and each.get_loop() is loop)
+        for each in gc.get_objects()
+    )
 
 
 class TestSharing:
@@ -318,7 +323,8 @@ class TestLeaving:
                 await left_behind_nothing()
             await until(lambda: sockets() <= before)
             del tasks, task
-            assert count_waiting_objects() <= objects_before + 2  # what the loop itself waits for
+            # Less than one a round: what the loop itself waits for.
+            assert count_waiting_objects() < objects_before + 10
 
         asyncio.run(main())
 
