@@ -79,7 +79,7 @@ async def left_behind_nothing():
 
 
 def count_waiting_objects():
-    """What there is of triggers and subscriptions, and of this loop's futures; others have loops of their own."""
+    """What there is of triggers, subscriptions and this loop's futures; other loops have theirs."""
     gc.collect()
     loop = asyncio.get_running_loop()
     # By type, not isinstance: some objects of other packages do things when they are asked for their class.
