@@ -113,6 +113,7 @@ BATCH_JOB_KINDS = (BatchJobKind.SEGMENT, BatchJobKind.INFERENCE)
 # --- ARNs -----------------------------------------------------------------------------------------
 
 MAX_ARN_LENGTH = 256
+MAX_JOB_NAME_LENGTH = 63
 # Text, compiled when it is first used: in a DAG file that is being parsed, it never is.
 JOB_NAME_PATTERN = r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,62}"
 _PERSONALIZE_ARN = r"arn:([a-z\d-]+):personalize:(?P<region>[a-z\d-]+):([0-9]{12}):(?P<resource>\S+)"
@@ -166,6 +167,19 @@ def parse_job_arn(value: object, kind: BatchJobKind | None = None, *, source: st
     return JobArn(found, partition, region, account_id, job_name)
 
 
+def is_job_arn(value: object, kind: BatchJobKind) -> bool:
+    """
+    Tell whether this is the ARN of a batch job of a kind.
+
+    :param value: anything
+    :param kind: the kind
+    """
+    try:
+        return bool(parse_job_arn(value, kind))
+    except ValueError:
+        return False
+
+
 def parse_solution_version_arn(value: object, *, source: str = "solution_version_arn") -> str:
     """
     Check a solution version's ARN and return the region in it.
@@ -184,6 +198,33 @@ def parse_solution_version_arn(value: object, *, source: str = "solution_version
     if parts[0] != "solution" or len(parts) != 3 or not all(parts):
         raise ValueError(f"{source}: {value!r} is not the ARN of a solution version. Expected {expected}.")
     return region
+
+
+def parse_filter_arn(value: object, *, source: str = "filter_arn") -> str:
+    """
+    Check a filter's ARN and return the region in it.
+
+    :param value: the ARN, as a user or an earlier task gave it
+    :param source: where the value came from, for the error message
+    :raises ValueError: when it is not the ARN of a filter; says what it is instead
+    """
+    expected = "arn:aws:personalize:<region>:<account>:filter/<name>"
+    region, resource = _split_personalize_arn(value, source=source, expected=expected)
+    if not re.fullmatch(r"filter/[^/]+", resource):
+        raise ValueError(f"{source}: {value!r} is not the ARN of a filter. Expected {expected}.")
+    return region
+
+
+def find_job_arn(kind: BatchJobKind, solution_version_arn: str, job_name: str) -> str:
+    """
+    Return the ARN that a job of that name has, or would have, in a solution version's account and region.
+
+    :param kind: the kind of job
+    :param solution_version_arn: the ARN of the solution version that the job uses
+    :param job_name: the job's name
+    """
+    _, partition, _, region, account_id, _ = solution_version_arn.split(":", 5)
+    return str(JobArn(kind, partition, region, account_id, job_name))
 
 
 def _split_personalize_arn(value: object, *, source: str, expected: str) -> tuple[str, str]:

@@ -5,11 +5,14 @@ Every function takes the value and where it came from, and raises a ValueError i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import UTC, date, datetime, time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from airflow_provider_personalize_segments.jobs import KNOWN_STATUSES, normalize_status
+
+MAX_SECONDS = 100 * 365 * 24 * 60 * 60
+"""A hundred years; what is far beyond is no date any more."""
 
 
 def read_datetime(value: object, source: str) -> datetime | None:
@@ -46,7 +49,7 @@ def read_count(value: object, source: str) -> int | None:
     if value is None or value == "":
         return None
     try:
-        count = int(str(value).strip())
+        count = int(value) if isinstance(value, float) and value.is_integer() else int(str(value).strip())
     except ValueError:
         count = 0
     if count < 1 or isinstance(value, bool):
@@ -114,6 +117,42 @@ def read_bool(value: object, source: str) -> bool:
     if known is None:
         raise ValueError(f"{source}: expected true or false, got {value!r:.200}.")
     return known
+
+
+def read_seconds(value: object, source: str) -> float | None:
+    """
+    Return a length of time in seconds; ``None`` and empty text stay ``None``.
+
+    :param value: seconds as a number or as text, or a ``timedelta``; more than 0
+    :param source: where the value came from, for the error message
+    """
+    if value is None or value == "":
+        return None
+    try:
+        seconds = value.total_seconds() if isinstance(value, timedelta) else float(str(value).strip())
+    except ValueError:
+        seconds = 0.0
+    if isinstance(value, bool) or not 0 < seconds < MAX_SECONDS:
+        raise ValueError(
+            f"{source}: {value!r} is no length of time. Expected seconds, more than 0 and less than a "
+            "hundred years, or a timedelta."
+        )
+    return seconds
+
+
+def read_choice(value: object, choices: Sequence[str], source: str) -> str | None:
+    """
+    Return one of some words; ``None`` and empty text are ``None``.
+
+    :param value: the word
+    :param choices: the words there are
+    :param source: where the value came from, for the error message
+    """
+    if value is None or value == "":
+        return None
+    if value not in choices:
+        raise ValueError(f"{source}: expected {' or '.join(map(repr, choices))}, got {value!r:.200}.")
+    return str(value)
 
 
 def read_config(value: object, source: str) -> dict[str, Any] | None:

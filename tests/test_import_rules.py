@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "provider_info": {""},
     "airflow_compat": set(),
     "jobs": set(),
+    "job_names": {"jobs"},
     "parameters": {"jobs"},
     "errors": {"airflow_compat"},
     "hooks": {"airflow_compat", "errors", "jobs"},

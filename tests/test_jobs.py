@@ -13,13 +13,17 @@ from hypothesis import strategies as st
 from airflow_provider_personalize_segments.jobs import (
     BATCH_JOB_KINDS,
     KNOWN_STATUSES,
+    MAX_JOB_NAME_LENGTH,
     BatchJobKind,
     JobArn,
     JobState,
     classify_status,
+    find_job_arn,
+    is_job_arn,
     is_known_status,
     make_json_safe,
     normalize_status,
+    parse_filter_arn,
     parse_job_arn,
     parse_solution_version_arn,
     resolve_region,
@@ -28,6 +32,7 @@ from airflow_provider_personalize_segments.jobs import (
 SEGMENT_ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
 INFERENCE_ARN = "arn:aws:personalize:us-east-1:123456789012:batch-inference-job/weekly"
 VERSION_ARN = "arn:aws:personalize:us-east-1:123456789012:solution/shop/1a2b3c4d"
+FILTER_ARN = "arn:aws:personalize:us-east-1:123456789012:filter/in-stock"
 
 kinds = st.sampled_from(BATCH_JOB_KINDS)
 job_names = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,62}", fullmatch=True)
@@ -97,6 +102,26 @@ class TestJobArn:
         with pytest.raises(ValueError, match="batch-segment-job/<job name>.*batch-inference-job/<job name>"):
             parse_job_arn(VERSION_ARN)
 
+    @given(arns)
+    def test_is_one_of_its_kind_only(self, arn):
+        assert [kind for kind in BATCH_JOB_KINDS if is_job_arn(str(arn), kind)] == [arn.kind]
+
+    @pytest.mark.parametrize("value", [None, "", 1, [SEGMENT_ARN], VERSION_ARN, SEGMENT_ARN + " ", "weekly"])
+    def test_anything_else_is_none(self, value):
+        assert not is_job_arn(value, BatchJobKind.SEGMENT)
+
+    @given(arns, st.from_regex(r"[a-z0-9-]{1,63}/[a-f0-9]{8}", fullmatch=True))
+    def test_follows_from_the_solution_version_and_the_name(self, arn, solution_version):
+        version_arn = (
+            f"arn:{arn.partition}:personalize:{arn.region}:{arn.account_id}:solution/{solution_version}"
+        )
+        assert find_job_arn(arn.kind, version_arn, arn.job_name) == str(arn)
+
+    def test_takes_a_name_of_so_many_characters_and_no_more(self):
+        longest = find_job_arn(BatchJobKind.SEGMENT, VERSION_ARN, "w" * MAX_JOB_NAME_LENGTH)
+        assert is_job_arn(longest, BatchJobKind.SEGMENT)
+        assert not is_job_arn(longest + "w", BatchJobKind.SEGMENT)
+
 
 class TestSolutionVersionArn:
     def test_gives_its_region(self):
@@ -118,6 +143,32 @@ class TestSolutionVersionArn:
             parse_solution_version_arn(value)
         assert words in str(caught.value)
         assert "solution/<solution name>/<version id>" in str(caught.value)
+
+
+class TestFilterArn:
+    def test_gives_its_region(self):
+        assert parse_filter_arn(FILTER_ARN) == "us-east-1"
+
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [
+            (VERSION_ARN, f"filter_arn: {VERSION_ARN!r} is not the ARN of a filter"),
+            (FILTER_ARN + "/more", "is not the ARN of a filter"),
+            (FILTER_ARN.rpartition("/")[0], "is not the ARN of a filter"),
+            (FILTER_ARN.replace("in-stock", ""), "is not the ARN of a filter"),
+            ("in-stock", "filter_arn: 'in-stock' is not an Amazon Personalize ARN"),
+            (FILTER_ARN + " ", "contains white space; remove it"),
+            ("", "filter_arn is empty"),
+            (FILTER_ARN.replace("in-stock", "f" * 300), "characters, an ARN at most 256"),
+            (FILTER_ARN.replace("personalize", "events"), "is an ARN of the service 'events'"),
+        ],
+    )
+    def test_says_what_is_wrong(self, value, words):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are compared below
+            parse_filter_arn(value)
+        assert words in str(caught.value)
+        if "at most" not in words:
+            assert "Expected arn:aws:personalize:<region>:<account>:filter/<name>." in str(caught.value)
 
 
 class TestRegion:

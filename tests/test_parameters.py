@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from airflow_provider_personalize_segments.jobs import KNOWN_STATUSES
 from airflow_provider_personalize_segments.parameters import (
+    read_choice,
     read_count,
     read_datetime,
+    read_seconds,
     read_statuses,
     read_text,
     read_verify,
@@ -108,3 +110,66 @@ def test_text_is_text():
     assert read_text("", "region_name") is None
     with pytest.raises(ValueError, match="^region_name: expected text, got list"):
         read_text(["eu-west-1"], "region_name")
+
+
+class TestSeconds:
+    @given(st.floats(min_value=0, exclude_min=True, max_value=3e9))
+    def test_are_read_from_a_number_or_its_text(self, number):
+        assert read_seconds(number, "x") == number == read_seconds(f" {number!r} ", "x")
+
+    @given(st.timedeltas(min_value=timedelta(microseconds=1), max_value=timedelta(days=36499)))
+    def test_are_read_from_a_timedelta(self, length):
+        assert read_seconds(length, "x") == length.total_seconds()
+
+    @pytest.mark.parametrize("value", [None, ""])
+    def test_none_stays_none(self, value):
+        assert read_seconds(value, "timeout") is None
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            0,
+            -1,
+            "0",
+            timedelta(0),
+            timedelta(seconds=-1),
+            timedelta(days=36500),
+            1e13,
+            "nan",
+            "inf",
+            "1e999",
+            "1 h",
+            True,
+            [60],
+            "None",
+        ],
+    )
+    def test_what_is_no_length_of_time_is_refused(self, value):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are compared below
+            read_seconds(value, "timeout of task 't'")
+        assert str(caught.value) == (
+            f"timeout of task 't': {value!r} is no length of time. "
+            "Expected seconds, more than 0 and less than a hundred years, or a timedelta."
+        )
+
+
+class TestChoice:
+    @pytest.mark.parametrize("value", ["adopt", "fail", "new"])
+    def test_is_one_of_the_words(self, value):
+        assert read_choice(value, ("adopt", "fail", "new"), "if_exists") == value
+
+    @pytest.mark.parametrize("value", [None, ""])
+    def test_none_stays_none(self, value):
+        assert read_choice(value, ("adopt", "fail"), "if_exists") is None
+
+    @pytest.mark.parametrize("value", ["Adopt", "adopt ", 1, True, ["adopt"], {}])
+    def test_anything_else_is_refused(self, value):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are compared below
+            read_choice(value, ("adopt", "fail", "new"), "if_exists of task 't'")
+        assert str(caught.value) == (
+            f"if_exists of task 't': expected 'adopt' or 'fail' or 'new', got {value!r}."
+        )
+
+    def test_a_long_value_is_cut(self):
+        with pytest.raises(ValueError, match=r"^x: expected 'a', got '.{199}\.$"):
+            read_choice("w" * 1000, ("a",), "x")
