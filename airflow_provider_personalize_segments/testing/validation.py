@@ -39,7 +39,13 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-_CHARACTER_CLASSES = ((r"\p{ASCII}", r"[\x00-\x7f]"), (r"\p{L}", r"\w"), (r"\p{N}", r"\w"), (r"\p{Z}", r"\s"))
+_SPACES = " \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_CHARACTER_CLASSES = (
+    (r"\p{ASCII}", r"[\x00-\x7f]"),
+    (r"\p{L}", r"\w"),
+    (r"\p{N}", r"\w"),
+    (r"\p{Z}", _SPACES),
+)
 
 
 @functools.cache

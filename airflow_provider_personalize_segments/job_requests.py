@@ -1,0 +1,365 @@
+"""What a Create request is made of: judged before AWS is called, and compared with a job that exists.
+
+botocore checks types and required members only. What it lets through, AWS refuses later, or takes as
+something else than was meant; here each mistake is one sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from airflow_provider_personalize_segments.jobs import (
+    JOB_NAME_PATTERN,
+    MAX_ARN_LENGTH,
+    BatchJobKind,
+    parse_filter_arn,
+    parse_solution_version_arn,
+)
+from airflow_provider_personalize_segments.parameters import read_choice, read_count, read_text
+
+SourceOf = Callable[[str], str]
+"""Says where a parameter's value came from, for error messages."""
+
+# https://docs.aws.amazon.com/personalize/latest/dg/limits.html
+MAX_PATH_LENGTH = 256
+MAX_SEGMENT_USERS = 5_000_000
+MAX_TAGS = 50
+DEFAULT_NUM_RESULTS = 25
+# https://docs.aws.amazon.com/personalize/latest/dg/themed-batch-recommendations.html
+DEFAULT_MODE, THEME_MODE = "BATCH_INFERENCE", "THEME_GENERATION"
+THEME_REGIONS = ("us-east-1", "us-west-2", "ap-northeast-1")
+
+_ROLE_ARN = r"arn:[a-z\d-]+:iam::\d{12}:role/[\w+=,.@/-]+"
+_KMS_KEY_ARN = r"arn:aws[a-z-]*:kms:[a-z\d-]+:\d{12}:key/[\w-]+"
+_BUCKET = r"[a-zA-Z\d][a-zA-Z\d._-]{1,61}[a-zA-Z\d]"
+_SPACES = " \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_TAG = rf"[\w{_SPACES}.:/=+@-]*"
+_COLUMN = r"[A-Za-z_][A-Za-z\d_]{0,149}"
+
+
+def read_job_name(value: object, source: str) -> str | None:
+    """
+    Return a job's name; ``None`` and empty text are ``None``.
+
+    :param value: the name
+    :param source: where the value came from, for the error message
+    """
+    name = read_text(value, source)
+    if name and not re.fullmatch(JOB_NAME_PATTERN, name):
+        raise ValueError(
+            f"{source}: {name!r} ({len(name)} characters) cannot be a job name. "
+            "Expected 1 to 63 letters, digits, '-' and '_', the first a letter or digit."
+        )
+    return name
+
+
+def build_request(
+    kind: BatchJobKind,
+    source_of: SourceOf,
+    *,
+    solution_version_arn: object,
+    role_arn: object,
+    input_path: object,
+    output_path: object,
+    filter_arn: object = None,
+    num_results: object = None,
+    input_kms_key_arn: object = None,
+    output_kms_key_arn: object = None,
+    tags: object = None,
+    config: object = None,
+    mode: object = None,
+    themes: object = None,
+) -> dict[str, Any]:
+    """
+    Return the members of a Create request but its name, each one judged.
+
+    :param kind: the kind of job
+    :param source_of: says where a parameter's value came from, by the operator's name for it
+    :param solution_version_arn: and all that follow: see the create operators
+    :raises ValueError: when a value cannot be right; says which, and what was expected
+
+    .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_CreateBatchInferenceJob.html
+    """
+    region = parse_solution_version_arn(solution_version_arn, source=source_of("solution_version_arn"))
+    source = _read_path(input_path, source_of("input_path"))
+    target = _read_path(output_path, source_of("output_path"))
+    folder = source if "/" in source.removeprefix("s3://") else f"{source}/"
+    if f"{target}/".startswith(folder):
+        raise ValueError(
+            f"{source_of('output_path')}: {target!r} is equal to or under the input path {source!r}, which "
+            "is a prefix: the output would be read as input the next time. Keep them apart."
+        )
+    request = {
+        "solutionVersionArn": solution_version_arn,
+        "jobInput": {"s3DataSource": _location(source, input_kms_key_arn, source_of("input_kms_key_arn"))},
+        "jobOutput": {
+            "s3DataDestination": _location(target, output_kms_key_arn, source_of("output_kms_key_arn"))
+        },
+        "roleArn": _read_role(role_arn, source_of("role_arn")),
+        "filterArn": _read_filter(filter_arn, region, source_of("filter_arn")),
+        "numResults": _read_num_results(num_results, kind, source_of("num_results")),
+        "tags": _read_tags(tags, source_of("tags")),
+    }
+    if kind.create_only_members:
+        request |= dict(
+            zip(kind.create_only_members, _read_extras(config, mode, themes, region, source_of), strict=True)
+        )
+    return {name: value for name, value in request.items() if value not in (None, {}, [])}
+
+
+def find_path_warnings(request: Mapping[str, Any]) -> Iterator[str]:
+    """
+    Yield what is allowed, and yet rarely meant, about a request's paths.
+
+    :param request: what :func:`build_request` returned
+
+    .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/creating-batch-seg-job.html
+    """
+    path = request["jobInput"]["s3DataSource"]["path"]
+    last = _key(path).rpartition("/")[2]
+    if last and "." not in last:
+        yield (
+            f"The input path {path} is a prefix: besides {path}/, a job reads everything else that begins "
+            f"so, such as {path}_old/. If it is a folder, write {path}/."
+        )
+    path = request["jobOutput"]["s3DataDestination"]["path"]
+    if _key(path) and not path.endswith("/"):
+        yield (
+            f"The output path {path} is a prefix: a job that reads items.json writes {path}items.json.out. "
+            f"If it is a folder, write {path}/."
+        )
+
+
+def find_differences(kind: BatchJobKind, request: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
+    """
+    Return in which fields a job differs from the one that a request would create; tags cannot be seen.
+
+    :param kind: the kind of job
+    :param request: what :func:`build_request` returned
+    :param job: the job as Describe gives it
+    """
+    asked, there = dict(_flatten(kind, request)), dict(_flatten(kind, job))
+    return [
+        f"{field} is {_show(there.get(field))} instead of {_show(asked.get(field))}"
+        for field in sorted(asked.keys() | there.keys())
+        if not _equal(field, asked.get(field), there.get(field))
+    ]
+
+
+def _key(path: str) -> str:
+    return path.removeprefix("s3://").partition("/")[2]
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def _read_path(value: object, source: str) -> str:
+    expected = "Expected s3://<bucket>/<folder>/, or an object's path."
+    path = read_text(value, source)
+    if path is None:
+        raise ValueError(f"{source} is empty. {expected}")
+    if path != path.strip():
+        raise ValueError(f"{source}: {path!r} begins or ends with white space; remove it. {expected}")
+    if re.search(r"[\x00-\x1f\x7f]", path):
+        raise ValueError(f"{source}: {path!r} has a control character in it; remove it. {expected}")
+    scheme, _, rest = path.partition("://")
+    if scheme != "s3" or not re.fullmatch(_BUCKET, rest.partition("/")[0]):
+        raise ValueError(f"{source}: {path!r} is no path in S3. {expected}")
+    if len(path) > MAX_PATH_LENGTH:
+        raise ValueError(
+            f"{source}: {path!r} has {len(path)} characters; Personalize takes at most {MAX_PATH_LENGTH}."
+        )
+    return path
+
+
+def _location(path: str, key: object, source: str) -> dict[str, str]:
+    arn = read_text(key, source)
+    if arn is None:
+        return {"path": path}
+    if re.search(r"(^|:)alias/", arn):
+        raise ValueError(
+            f"{source}: {arn!r} is an alias; Personalize takes only the ARN of the key itself, "
+            "arn:aws:kms:<region>:<account>:key/<key ID>."
+        )
+    if not re.fullmatch(_KMS_KEY_ARN, arn, re.ASCII):
+        raise ValueError(
+            f"{source}: {arn!r} is not the ARN of a KMS key. "
+            "Expected arn:aws:kms:<region>:<account>:key/<key ID>."
+        )
+    return {"path": path, "kmsKeyArn": arn}
+
+
+def _read_role(value: object, source: str) -> str:
+    arn = read_text(value, source)
+    expected = (
+        "Expected arn:aws:iam::<account>:role/<name>, the role that Personalize reads and writes S3 with."
+    )
+    if arn is None:
+        raise ValueError(f"{source} is empty. {expected}")
+    if len(arn) > MAX_ARN_LENGTH or not re.fullmatch(_ROLE_ARN, arn, re.ASCII):
+        raise ValueError(f"{source}: {arn!r} is not the ARN of an IAM role. {expected}")
+    return arn
+
+
+def _read_filter(value: object, region: str, source: str) -> str | None:
+    arn = read_text(value, source)
+    if arn is None:
+        return None
+    if (filter_region := parse_filter_arn(arn, source=source)) != region:
+        raise ValueError(
+            f"{source}: {arn!r} is in the region {filter_region!r}, the solution version in {region!r}."
+        )
+    return arn
+
+
+def _read_num_results(value: object, kind: BatchJobKind, source: str) -> int | None:
+    number = read_count(value, source)
+    if number and kind is BatchJobKind.SEGMENT and number > MAX_SEGMENT_USERS:
+        raise ValueError(f"{source}: {number} is too many; a segment has at most {MAX_SEGMENT_USERS} users.")
+    return number
+
+
+def _read_tags(value: object, source: str) -> list[dict[str, str]]:
+    if value is None or value in ("", {}):
+        return []
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{source}: expected a dict such as {{'team': 'growth'}}, got {value!r:.200}.")
+    if len(value) > MAX_TAGS:
+        raise ValueError(f"{source}: {len(value)} tags are too many; a job has at most {MAX_TAGS}.")
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise ValueError(
+                f"{source}: expected text for keys and values, got {type(key).__name__} {key!r:.200} with a "
+                f"value of type {type(text).__name__}."
+            )
+        if not 1 <= len(key) <= 128 or len(text) > 256:
+            raise ValueError(
+                f"{source}: {key!r:.200} or its value is too long or empty; a key has 1 to 128 characters, "
+                "a value at most 256."
+            )
+        if not re.fullmatch(_TAG, key) or not re.fullmatch(_TAG, text):
+            raise ValueError(
+                f"{source}: {key!r} or its value has characters that tags cannot have. "
+                "Expected letters, digits, spaces and _.:/=+-@."
+            )
+        if key.lower().startswith("aws:"):
+            raise ValueError(f"{source}: {key!r} begins with 'aws:', which AWS keeps for itself.")
+    return [{"tagKey": key, "tagValue": text} for key, text in value.items()]
+
+
+def _read_extras(
+    config: object, mode: object, themes: object, region: str, source_of: SourceOf
+) -> tuple[dict[str, Any] | None, str | None, dict[str, Any] | None]:
+    names = _parameter_names()
+    chosen = read_choice(mode, (DEFAULT_MODE, THEME_MODE), source_of(names[1]))
+    fields = _read_themes(themes, source_of(names[2]))
+    if fields and chosen != THEME_MODE:
+        raise ValueError(
+            f"{source_of(names[2])} only counts with {names[1]}={THEME_MODE!r}; set both or none."
+        )
+    if chosen == THEME_MODE:
+        if fields is None:
+            raise ValueError(
+                f"{source_of(names[1])}: {THEME_MODE} needs {names[2]}="
+                "{'fieldsForThemeGeneration': {'itemName': '<column of the items dataset>'}}."
+            )
+        if region not in THEME_REGIONS:
+            raise ValueError(
+                f"{source_of(names[1])}: {THEME_MODE} is only in {', '.join(THEME_REGIONS)}, "
+                f"the solution version in {region}."
+            )
+    return _read_config(config, source_of(names[0])), chosen, fields
+
+
+def _parameter_names() -> list[str]:
+    """Return what the operator calls the members that only one kind has."""
+    return [
+        re.sub(r"(?<=[a-z])[A-Z]", lambda match: f"_{match[0]}", member).lower()
+        for member in BatchJobKind.INFERENCE.create_only_members
+    ]
+
+
+def _read_config(value: object, source: str) -> dict[str, Any] | None:
+    if not value:
+        return None
+    config = _expect_dict(value, source, "such as {'itemExplorationConfig': {'explorationWeight': '0.3'}}")
+    if "itemExplorationConfig" in config:
+        where = f"{source}: itemExplorationConfig"
+        for key, text in _expect_dict(config["itemExplorationConfig"], where, "of text by text").items():
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"{where}: {key!r} is {text!r:.200}. Expected text, such as {str(text)!r:.200}."
+                )
+    if "rankingInfluence" in config:
+        where = f"{source}: rankingInfluence"
+        example = "such as {'POPULARITY': 0.5}"
+        for key, weight in _expect_dict(config["rankingInfluence"], where, example).items():
+            if key not in ("POPULARITY", "FRESHNESS"):
+                raise ValueError(f"{where}: expected POPULARITY or FRESHNESS, got {key!r:.200}.")
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
+                raise ValueError(f"{where}: {key} is {weight!r:.200}. Expected a number from 0.0 to 1.0.")
+    return config
+
+
+def _read_themes(value: object, source: str) -> dict[str, Any] | None:
+    if not value:
+        return None
+    expected = "such as {'fieldsForThemeGeneration': {'itemName': 'TITLE'}}"
+    themes = _expect_dict(value, source, expected)
+    fields = themes.get("fieldsForThemeGeneration")
+    column = fields.get("itemName") if isinstance(fields, dict) else None
+    if not isinstance(column, str) or not re.fullmatch(_COLUMN, column, re.ASCII):
+        raise ValueError(f"{source}: got {value!r:.200}. Expected the name of a column, {expected}.")
+    return themes
+
+
+def _expect_dict(value: object, source: str, example: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{source}: expected a dict, {example}, got {value!r:.200}.")
+    return value
+
+
+# --- Comparing ------------------------------------------------------------------------------------
+
+_COMPARED = ("solutionVersionArn", "jobInput", "jobOutput", "roleArn", "filterArn", "numResults")
+_EXPLORATION = "batchInferenceJobConfig.itemExplorationConfig"
+_DEFAULTS: dict[str, Any] = {
+    # Whether Describe shows what nobody set is not documented, so what is the default counts as set.
+    # https://docs.aws.amazon.com/personalize/latest/dg/native-recipe-new-item-USER_PERSONALIZATION.html
+    "numResults": DEFAULT_NUM_RESULTS,
+    "batchInferenceJobMode": DEFAULT_MODE,
+    f"{_EXPLORATION}.explorationWeight": "0.3",
+    f"{_EXPLORATION}.explorationItemAgeCutOff": "30",
+}
+
+
+def _flatten(kind: BatchJobKind, members: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields that are compared, by their path, with defaults where there is none."""
+    names = (*_COMPARED, *kind.create_only_members)
+    for field, default in _DEFAULTS.items():
+        if field.partition(".")[0] in names:
+            yield field, default
+    yield from _leaves({name: members[name] for name in names if name in members}, "")
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _leaves(each, f"{path}.{name}" if path else str(name))
+    elif value is not None:
+        yield path, value
+
+
+def _equal(field: str, one: Any, other: Any) -> bool:
+    if one == other or not field.startswith(_EXPLORATION):
+        return bool(one == other)
+    try:
+        return float(one) == float(other)  # numbers, as text
+    except (TypeError, ValueError):
+        return False
+
+
+def _show(value: Any) -> str:
+    return "none" if value is None else repr(value)
