@@ -4,21 +4,24 @@
 
     AirflowFailException            Airflow fails the task at once: trying again cannot help
     ├── PersonalizeJobFailedError   the job ended in CREATE FAILED
+    ├── PersonalizeJobExistsError   the name is taken, by a job that cannot be adopted
     ├── PersonalizeRequestError     AWS refused the request for good
     ├── ConnectionNotFoundError     the Airflow connection does not exist
     └── InvalidParameterError       a parameter's value cannot be right; also a ValueError
     AirflowSensorTimeout            Airflow fails the task at once
-    └── PersonalizeJobTimeoutError  the job was not over in time
+    ├── PersonalizeJobTimeoutError  the job was not over in time
+    └── PersonalizeNoSlotError      no job could be created in time
     RuntimeError                    Airflow retries the task
+    ├── PersonalizeNewJobFailedError  the job that the task created failed; a retry creates another
     ├── PersonalizeUnavailableError AWS did not answer properly; it may the next time
     └── TriggerFailedError          waiting in the triggerer went wrong, whatever the job does
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Self
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
 
@@ -32,27 +35,27 @@ class _PicklableError(Exception):
         return type(self), self.fields
 
 
-class PersonalizeJobFailedError(_PicklableError, AirflowFailException):
+class _JobFailureError(_PicklableError):
     """
-    The batch job ended without a result; it never becomes ACTIVE, so the task is not retried.
+    A batch job ended without a result.
 
     :param job_arn: the job's ARN
     :param status: the status it ended in, such as ``CREATE FAILED``
     :param failure_reason: Personalize's own words, or ``None`` when it gave none
     """
 
+    advice: str
+
     def __init__(self, job_arn: str, status: str, failure_reason: str | None = None) -> None:
         self.job_arn = job_arn
         self.status = status
         self.failure_reason = failure_reason
         self.fields = (job_arn, status, failure_reason)
-        super().__init__(
-            f"{job_arn} ended in {status}: {failure_reason or 'Personalize gave no reason'}. "
-            "A failed job never becomes ACTIVE: remove the cause and create a job under another name."
-        )
+        reason = failure_reason or "Personalize gave no reason"
+        super().__init__(f"{job_arn} ended in {status}: {reason}. {self.advice}")
 
     @classmethod
-    def from_job(cls, job_arn: str, job: Mapping[str, Any]) -> PersonalizeJobFailedError:
+    def from_job(cls, job_arn: str, job: Mapping[str, Any]) -> Self:
         """
         Make the error from a job as Describe gives it.
 
@@ -60,6 +63,51 @@ class PersonalizeJobFailedError(_PicklableError, AirflowFailException):
         :param job: the job, with its ``status`` and perhaps a ``failureReason``
         """
         return cls(job_arn, str(job.get("status")), job.get("failureReason"))
+
+
+class PersonalizeJobFailedError(_JobFailureError, AirflowFailException):
+    """The batch job ended without a result; it never becomes ACTIVE, so the task is not retried."""
+
+    advice = "A failed job never becomes ACTIVE: remove the cause and create a job under another name."
+
+
+class PersonalizeNewJobFailedError(_JobFailureError, RuntimeError):
+    """
+    The job that a task created ended without a result; a retry of the task creates another.
+
+    It is raised while the task has retries left. Without, it is :class:`PersonalizeJobFailedError`.
+    """
+
+    advice = "The task's next try creates another job, under the next number."
+
+
+class PersonalizeJobExistsError(_PicklableError, AirflowFailException):
+    """
+    There is a job of that name already, and it is not the one that was asked for, or none was allowed.
+
+    :param job_arn: the ARN of the job that is there
+    :param status: its status
+    :param differences: in which fields it differs from what was asked for, one sentence each; empty when it
+        is the same and ``if_exists`` is ``fail``
+    """
+
+    def __init__(self, job_arn: str, status: str, differences: Sequence[str] = ()) -> None:
+        self.job_arn = job_arn
+        self.status = status
+        self.differences = tuple(differences)
+        self.fields = (job_arn, status, list(differences))
+        if differences:
+            text = (
+                f"{job_arn} ({status}) exists already, and is another job than the one asked for: "
+                f"{'; '.join(differences)}. Nothing was created: choose another job_name, or set "
+                "if_exists='new' to create it under the next number."
+            )
+        else:
+            text = (
+                f"{job_arn} ({status}) exists already, and if_exists is 'fail'. Nothing was created: choose "
+                "another job_name, or set if_exists to 'adopt' or 'new'."
+            )
+        super().__init__(text)
 
 
 class PersonalizeJobTimeoutError(_PicklableError, AirflowSensorTimeout):
@@ -80,6 +128,27 @@ class PersonalizeJobTimeoutError(_PicklableError, AirflowSensorTimeout):
         super().__init__(
             f"{job_arn} was not ACTIVE when the timeout of {timeout:g} s was over; {known}. "
             "The job goes on by itself: raise timeout if it may take longer."
+        )
+
+
+class PersonalizeNoSlotError(_PicklableError, AirflowSensorTimeout):
+    """
+    The operator's ``timeout`` was over before the job could be created.
+
+    :param job_arn: the ARN that the job would have had
+    :param reason: why AWS did not create it when it was last asked, or ``None`` when nobody asked
+    :param timeout: the timeout in seconds
+    """
+
+    def __init__(self, job_arn: str, reason: str | None, timeout: float) -> None:
+        self.job_arn = job_arn
+        self.reason = reason
+        self.timeout = timeout
+        self.fields = (job_arn, reason, timeout)
+        super().__init__(
+            f"{job_arn} could not be created within the timeout of {timeout:g} s: "
+            f"{(reason or 'no triggerer asked for it').rstrip('.')}. Clear the task to try again, raise "
+            "timeout, or let fewer jobs run at a time, such as with an Airflow pool of five slots."
         )
 
 
@@ -173,13 +242,22 @@ def fail_on_invalid_parameters() -> Iterator[None]:
         raise InvalidParameterError(str(error)) from error
 
 
+CALL_ERRORS = (PersonalizeRequestError, PersonalizeUnavailableError, ConnectionNotFoundError)
+"""All that a call to AWS may end in."""
+_REFUSALS: tuple[type[AirflowFailException], ...] = (
+    PersonalizeRequestError,
+    PersonalizeJobExistsError,
+    InvalidParameterError,
+)
+
+
 def dump_error(error: Exception) -> dict[str, Any]:
     """
     Return an error as plain JSON, for a trigger's event.
 
-    :param error: any error; only a PersonalizeRequestError keeps its fields
+    :param error: any error; only a refusal keeps its fields
     """
-    fields = list(error.fields) if isinstance(error, PersonalizeRequestError) else None
+    fields = list(getattr(error, "fields", error.args)) if isinstance(error, _REFUSALS) else None
     return {"type": type(error).__name__, "text": str(error), "fields": fields}
 
 
@@ -197,6 +275,8 @@ def load_error(dumped: object) -> Exception:
             f"Waiting in the triggerer failed without a word that makes sense: {dumped!r:.200}"
         )
     fields = dumped.get("fields")
-    if dumped.get("type") == PersonalizeRequestError.__name__ and isinstance(fields, list):
-        return PersonalizeRequestError(*fields)
+    for refusal in _REFUSALS:
+        if dumped.get("type") == refusal.__name__ and isinstance(fields, list):
+            with suppress(TypeError):  # not the fields of this release
+                return refusal(*fields)
     return TriggerFailedError(f"Waiting in the triggerer failed: {dumped.get('type')}: {dumped.get('text')}")

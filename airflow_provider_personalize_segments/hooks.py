@@ -9,6 +9,7 @@ from http.client import IncompleteRead
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -36,7 +37,6 @@ from airflow_provider_personalize_segments.jobs import (
 )
 
 if TYPE_CHECKING:
-    from botocore.config import Config
     from mypy_boto3_personalize import PersonalizeClient
 
     from airflow_provider_personalize_segments.airflow_compat import Connection
@@ -202,6 +202,7 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
             request, subject = {"solutionVersionArn": solution_version_arn}, solution_version_arn
 
         def start(client: PersonalizeClient) -> Iterator[dict[str, Any]]:
+            # The stubs know paginators by literal names only.
             return iter(client.get_paginator(kind.list_method).paginate(**request))  # type: ignore[call-overload]
 
         pages = self._call(kind.list_operation, subject, region, start)
@@ -216,6 +217,24 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
                 if summary[kind.arn_member] not in seen:
                     seen.add(summary[kind.arn_member])
                     yield summary
+
+    def describe_solution_version(self, solution_version_arn: str) -> dict[str, Any]:
+        """
+        Return the solution version of that ARN, as Describe gives it, times as ``datetime``.
+
+        :param solution_version_arn: the solution version's ARN
+        :raises ValueError: when it is no solution version's ARN, or in another region than the hook's
+
+        .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_DescribeSolutionVersion.html
+        """
+        region = resolve_region(self._region_name, parse_solution_version_arn(solution_version_arn))
+
+        def describe(client: PersonalizeClient) -> dict[str, Any]:
+            response = client.describe_solution_version(solutionVersionArn=solution_version_arn)
+            version: dict[str, Any] = _member(response, "solutionVersion")
+            return version
+
+        return self._call("DescribeSolutionVersion", solution_version_arn, region, describe)
 
     def create_job(self, kind: BatchJobKind, **request: Any) -> str:
         """
@@ -241,6 +260,18 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
             return str(_member(getattr(client, kind.create_method)(**request), kind.arn_member))
 
         return self._call(kind.create_operation, subject, region, create)
+
+    def without_retries(self) -> PersonalizeHook:
+        """
+        Return a hook of the same settings whose client repeats nothing by itself, unless configured to.
+
+        For callers that repeat calls themselves: botocore doing so, too, would multiply them just when AWS
+        asks for fewer. Who configured ``retries``, here or in the connection, gets them.
+        """
+        if self.config.retries:
+            return self
+        config = self.config.merge(Config(retries={"total_max_attempts": 1}))
+        return PersonalizeHook(self.aws_conn_id, self._region_name, self._verify, config)
 
     def close(self) -> None:
         """Close the connections of its clients; the hook makes new clients when it is used again."""

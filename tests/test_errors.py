@@ -8,11 +8,15 @@ import pickle
 
 import pytest
 
-from airflow_provider_personalize_segments.airflow_compat import AirflowFailException
+from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
 from airflow_provider_personalize_segments.errors import (
     ConnectionNotFoundError,
     InvalidParameterError,
+    PersonalizeJobExistsError,
     PersonalizeJobFailedError,
+    PersonalizeJobTimeoutError,
+    PersonalizeNewJobFailedError,
+    PersonalizeNoSlotError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
     TriggerFailedError,
@@ -30,6 +34,18 @@ ERRORS = [
     PersonalizeUnavailableError(*CALL),
     ConnectionNotFoundError("aws_prod"),
     InvalidParameterError("max_items: 0 is no count."),
+    PersonalizeJobExistsError(ARN, "ACTIVE", ["numResults is 25, not 99", "roleArn is 'a', not 'b'"]),
+    PersonalizeJobExistsError(ARN, "CREATE FAILED"),
+    PersonalizeNewJobFailedError(ARN, "CREATE FAILED", "Invalid S3 input path"),
+    PersonalizeNewJobFailedError(ARN, "CREATE FAILED"),
+    PersonalizeJobTimeoutError(ARN, "CREATE PENDING", 3600.0),
+    PersonalizeNoSlotError(ARN, "LimitExceededException: More than 5.", 3600.0),
+    PersonalizeNoSlotError(ARN, None, 0.5),
+]
+REFUSALS = [
+    error
+    for error in ERRORS
+    if isinstance(error, (PersonalizeRequestError, PersonalizeJobExistsError, InvalidParameterError))
 ]
 
 
@@ -43,7 +59,8 @@ def test_survives_pickling_and_copying_with_its_fields(error):
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_only_what_may_pass_is_left_to_retries(error):
-    assert isinstance(error, AirflowFailException) != isinstance(error, PersonalizeUnavailableError)
+    retried = isinstance(error, (PersonalizeUnavailableError, PersonalizeNewJobFailedError))
+    assert isinstance(error, (AirflowFailException, AirflowSensorTimeout)) != retried
 
 
 def test_a_failed_job_is_told_with_its_reason():
@@ -63,6 +80,50 @@ def test_a_failed_job_is_told_with_its_reason():
 def test_a_failed_job_is_made_from_describe():
     error = PersonalizeJobFailedError.from_job(ARN, {"status": "CREATE STOPPED", "failureReason": "why"})
     assert error.fields == (ARN, "CREATE STOPPED", "why")
+
+
+def test_a_new_jobs_failure_is_told_with_what_comes_next():
+    told = [error for error in ERRORS if isinstance(error, PersonalizeNewJobFailedError)]
+    assert [str(error) for error in told] == [
+        f"{ARN} ended in CREATE FAILED: {reason}. "
+        "The task's next try creates another job, under the next number."
+        for reason in ("Invalid S3 input path", "Personalize gave no reason")
+    ]
+    assert told[0].fields == (ARN, "CREATE FAILED", "Invalid S3 input path")
+    assert (told[1].job_arn, told[1].status, told[1].failure_reason) == (ARN, "CREATE FAILED", None)
+
+
+def test_a_job_in_the_way_is_told_with_every_difference():
+    different, same = (error for error in ERRORS if isinstance(error, PersonalizeJobExistsError))
+    assert str(different) == (
+        f"{ARN} (ACTIVE) exists already, and is another job than the one asked for: numResults is 25, not "
+        "99; roleArn is 'a', not 'b'. Nothing was created: choose another job_name, or set if_exists='new' "
+        "to create it under the next number."
+    )
+    assert (different.job_arn, different.status) == (ARN, "ACTIVE")
+    assert different.differences == ("numResults is 25, not 99", "roleArn is 'a', not 'b'")
+    assert str(same) == (
+        f"{ARN} (CREATE FAILED) exists already, and if_exists is 'fail'. Nothing was created: choose another "
+        "job_name, or set if_exists to 'adopt' or 'new'."
+    )
+    assert same.differences == ()
+
+
+def test_a_job_that_got_no_slot_is_told_with_what_aws_said_last():
+    refused, unasked = (error for error in ERRORS if isinstance(error, PersonalizeNoSlotError))
+    assert str(refused) == (
+        f"{ARN} could not be created within the timeout of 3600 s: LimitExceededException: More than 5. "
+        "Clear the task to try again, raise timeout, or let fewer jobs run at a time, such as with an "
+        "Airflow pool of five slots."
+    )
+    assert (refused.job_arn, refused.reason, refused.timeout) == (
+        ARN,
+        "LimitExceededException: More than 5.",
+        3600.0,
+    )
+    assert f"{ARN} could not be created within the timeout of 0.5 s: no triggerer asked for it. Clear" in str(
+        unasked
+    )
 
 
 def test_a_refused_call_names_operation_arn_region_and_connection():
@@ -94,20 +155,37 @@ def test_value_errors_become_final_and_stay_value_errors():
     assert again.value is caught.value
 
 
-def test_a_refusal_survives_a_triggers_event():
-    again = load_error(json.loads(json.dumps(dump_error(ERRORS[2]))))
-    assert type(again) is PersonalizeRequestError
-    assert again.fields == ERRORS[2].fields
-    assert str(again) == str(ERRORS[2])
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
+def test_a_refusal_survives_a_triggers_event(error):
+    again = load_error(json.loads(json.dumps(dump_error(error))))
+    assert type(again) is type(error)
+    assert vars(again) == vars(error)
+    assert str(again) == str(error)
 
 
-@pytest.mark.parametrize("error", [ERRORS[4], KeyError("x")], ids=["connection", "anything"])
+@pytest.mark.parametrize(
+    "error",
+    [*(error for error in ERRORS if error not in REFUSALS), KeyError("x")],
+    ids=lambda error: type(error).__name__,
+)
 def test_what_else_goes_wrong_in_a_trigger_is_left_to_retries(error):
     again = load_error(json.loads(json.dumps(dump_error(error))))
     assert type(again) is TriggerFailedError
     assert str(again) == f"Waiting in the triggerer failed: {type(error).__name__}: {error}"
 
 
-@pytest.mark.parametrize("dumped", [None, "x", [], {}, {"type": "PersonalizeRequestError", "fields": "x"}])
+@pytest.mark.parametrize(
+    "dumped",
+    [
+        None,
+        "x",
+        [],
+        {},
+        {"type": "PersonalizeRequestError", "fields": "x"},
+        {"type": "PersonalizeRequestError", "fields": []},
+        {"type": "PersonalizeJobExistsError", "fields": None},
+        {"type": "PersonalizeJobFailedError", "fields": [ARN, "CREATE FAILED"]},
+    ],
+)
 def test_nonsense_about_an_error_is_an_error(dumped):
     assert type(load_error(dumped)) is TriggerFailedError

@@ -175,6 +175,90 @@ class TestCreate:
             hook.create_job(kind, jobName="x")
 
 
+class TestDescribeSolutionVersion:
+    def test_returns_it_as_the_api_gives_it(self, personalize, hook):
+        arn = personalize.add_solution_version("hooked", dataset_group="shop")
+        version = hook.describe_solution_version(arn)
+        assert version["solutionVersionArn"] == arn
+        assert version["datasetGroupArn"] == "arn:aws:personalize:us-east-1:123456789012:dataset-group/shop"
+        assert isinstance(version["creationDateTime"], datetime)
+        assert "ResponseMetadata" not in version
+
+    def test_asks_in_the_region_of_the_arn(self, personalize, hook):
+        arn = personalize.add_solution_version("hooked", region_name="eu-west-1")
+        assert hook.describe_solution_version(arn)["solutionVersionArn"] == arn
+        assert [(call.operation, call.region_name) for call in personalize.calls] == [
+            ("DescribeSolutionVersion", "eu-west-1")
+        ]
+
+    def test_one_that_does_not_exist_is_final_and_named(self, personalize, hook):
+        arn = personalize.add_solution_version("hooked").replace("hooked", "unknown")
+        with pytest.raises(PersonalizeRequestError) as caught:
+            hook.describe_solution_version(arn)
+        assert caught.value.code == "ResourceNotFoundException"
+        assert str(caught.value).startswith(
+            f"DescribeSolutionVersion was refused for {arn} (region us-east-1"
+        )
+
+    def test_what_may_pass_is_unavailable(self, personalize, hook):
+        arn = personalize.add_solution_version("hooked")
+        for fault in ("throttle", "server_error", "malformed", "drop_connection"):
+            getattr(personalize.faults, fault)(times=1)
+            with pytest.raises(PersonalizeUnavailableError, match=f"DescribeSolutionVersion got no .*{arn}"):
+                hook.describe_solution_version(arn)
+
+    def test_what_cannot_be_asked_for_is_refused_before_any_call(self, personalize, hook):
+        with pytest.raises(ValueError, match="is not the ARN of a solution version"):
+            hook.describe_solution_version(EMPTY_ARN)
+        arn = personalize.add_solution_version("hooked")
+        with pytest.raises(ValueError, match="'eu-west-1' contradicts the region 'us-east-1'"):
+            PersonalizeHook(region_name="eu-west-1").describe_solution_version(arn)
+        assert len(personalize.calls) == 0
+
+
+class TestWithoutRetries:
+    def count_calls(self, personalize, hook, fault="throttle"):
+        getattr(personalize.faults, fault)()
+        with pytest.raises(PersonalizeUnavailableError):
+            hook.describe_job(EMPTY_ARN)
+        return len(personalize.calls)
+
+    @pytest.mark.parametrize("fault", ["throttle", "server_error", "drop_connection", "malformed"])
+    def test_a_call_is_made_once_whatever_happens(self, personalize, fault):
+        assert self.count_calls(personalize, PersonalizeHook().without_retries(), fault) == 1
+
+    def test_retries_that_the_hook_was_given_stay(self, personalize):
+        hook = PersonalizeHook(config={"retries": {"total_max_attempts": 2, "mode": "standard"}})
+        assert hook.without_retries() is hook
+        assert self.count_calls(personalize, hook) == 2
+
+    def test_retries_that_the_connection_was_given_stay(self, personalize, monkeypatch):
+        retries = {"retries": {"total_max_attempts": 2, "mode": "standard"}}
+        extra = {"region_name": "us-east-1", "config_kwargs": retries}
+        connection = {"conn_type": "aws", "login": "a", "password": "b", "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+        assert self.count_calls(personalize, PersonalizeHook().without_retries()) == 2
+
+    def test_every_other_setting_stays(self, monkeypatch):
+        extra = {"region_name": "ap-south-1", "config_kwargs": {"read_timeout": 7}, "verify": False}
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({"conn_type": "aws", "extra": extra}))
+        hook = PersonalizeHook("other").without_retries()
+        assert hook.aws_conn_id == "other"
+        assert hook.conn.meta.region_name == "ap-south-1"
+        assert hook.conn.meta.config.read_timeout == 7
+        assert hook.verify is False
+        own = PersonalizeHook("other", "eu-west-1", "/ca.pem", {"read_timeout": 9}).without_retries()
+        assert own.conn.meta.region_name == "eu-west-1"
+        assert own.conn.meta.config.read_timeout == 9
+        assert own.verify == "/ca.pem"
+
+    def test_the_hook_itself_keeps_botocores(self, personalize):
+        hook = PersonalizeHook(config={"read_timeout": 9})
+        hook.without_retries()
+        assert hook.config.retries is None
+        assert hook.config.read_timeout == 9
+
+
 class TestIdentity:
     def test_a_connection_that_does_not_exist_is_an_error_and_nothing_is_called(
         self, personalize, monkeypatch
