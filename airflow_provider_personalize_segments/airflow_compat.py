@@ -6,8 +6,10 @@ Airflow; importing from it costs a DAG file about a millisecond.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
+import airflow
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowNotFoundException,
@@ -15,13 +17,44 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     AirflowTaskTimeout,
     BaseOperator,
+    BaseOperatorLink,
     BaseSensorOperator,
     PokeReturnValue,
+    XCom,
     conf,
 )
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Connection, Context
+    from airflow.providers.common.compat.sdk import Connection, Context, TaskInstanceKey
+
+
+def find_task_state_store(context: Context) -> Any:
+    """
+    Return the store that keeps what a task writes for its next try; ``None`` before Airflow 3.3.
+
+    :param context: the task's context
+    """
+    return context.get("task_state_store")
+
+
+def find_start_of_try(context: Context, try_number: int) -> datetime | None:
+    """
+    Return when an earlier try of the task began; ``None`` where Airflow does not tell, which is from 3.0 on.
+
+    :param context: the task's context
+    :param try_number: the number of the try
+    """
+    if not airflow.__version__.startswith("2."):
+        return None
+    from airflow.models.taskinstancehistory import TaskInstanceHistory
+    from airflow.utils.session import create_session
+
+    ti = context["ti"]
+    columns = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
+    with create_session() as session:
+        tries = session.query(TaskInstanceHistory.start_date).filter_by(**columns, try_number=try_number)
+        return next((start for (start,) in tries if start), None)
+
 
 __all__ = [
     "AirflowFailException",
@@ -30,9 +63,14 @@ __all__ = [
     "AirflowSkipException",
     "AirflowTaskTimeout",
     "BaseOperator",
+    "BaseOperatorLink",
     "BaseSensorOperator",
     "Connection",
     "Context",
     "PokeReturnValue",
+    "TaskInstanceKey",
+    "XCom",
     "conf",
+    "find_start_of_try",
+    "find_task_state_store",
 ]

@@ -19,7 +19,7 @@ def get_provider_info() -> dict[str, Any]:
         # Must equal the distribution's name: where it does not, every `airflow providers` command fails.
         "package-name": "airflow-provider-personalize-segments",
         "name": "Amazon Personalize batch jobs",
-        "description": "Wait for, list and act on Amazon Personalize batch segment and batch inference jobs.",
+        "description": "Create, list and wait for Amazon Personalize batch segment and batch inference jobs.",
         "versions": [__version__],
         "integrations": [
             {
@@ -45,6 +45,11 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "Amazon Personalize",
                 "python-modules": ["airflow_provider_personalize_segments.triggers"],
             }
+        ],
+        # Airflow shows a link, and on 2.11 makes it, only when its class is listed here.
+        "extra-links": [
+            "airflow_provider_personalize_segments.links.PersonalizeConsoleLink",
+            "airflow_provider_personalize_segments.links.S3OutputLink",
         ],
         "hooks": [
             {

@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_personalize_segments.airflow_compat import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
-    AirflowTaskTimeout,
     BaseSensorOperator,
-    PokeReturnValue,
     conf,
 )
-from airflow_provider_personalize_segments.errors import (
-    InvalidParameterError,
-    PersonalizeJobFailedError,
-    PersonalizeJobTimeoutError,
-    TriggerFailedError,
-    fail_on_invalid_parameters,
-    load_error,
-)
-from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, parse_job_arn
-from airflow_provider_personalize_segments.parameters import read_bool, read_verify
-from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS, PersonalizeTask
-from airflow_provider_personalize_segments.verdicts import Reporter, ask
+from airflow_provider_personalize_segments.errors import InvalidParameterError, fail_on_invalid_parameters
+from airflow_provider_personalize_segments.jobs import BatchJobKind, parse_job_arn
+from airflow_provider_personalize_segments.parameters import read_bool
+from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS
+from airflow_provider_personalize_segments.waiting import JobWaitingTask, Pace
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import Context
 
-DEFERRAL_TIMEOUT_MARGIN = timedelta(minutes=5)
-"""How long after the trigger's own deadline Airflow gives up on a triggerer."""
 
-
-class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
+class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
     """
     Wait until a batch job is ACTIVE; base of the sensors for the two kinds.
 
@@ -82,17 +67,21 @@ class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
         """The region in ``job_arn``."""
         return parse_job_arn(self.job_arn, self.kind, source=self.source_of("job_arn")).region
 
-    @cached_property
-    def _reporter(self) -> Reporter:
-        return Reporter(self.log, self.job_arn)
+    @property
+    def awaited_arn(self) -> str:
+        """``job_arn``."""
+        return self.job_arn
 
-    def poke(self, context: Context) -> PokeReturnValue:
-        """Ask Personalize once; done when the job is ACTIVE."""
-        verdict = ask(self.hook, self.job_arn)
-        self._reporter.tell(verdict)
-        if verdict.state is JobState.FAILED:
-            raise PersonalizeJobFailedError.from_job(self.job_arn, verdict.job or {})
-        return PokeReturnValue(is_done=verdict.state is JobState.ACTIVE, xcom_value=verdict.job)
+    @property
+    def pace(self) -> Pace:
+        """What Airflow's own parameters say."""
+        return Pace(
+            self.poke_interval,
+            self.timeout,
+            self.exponential_backoff,
+            self.max_wait.total_seconds() if self.max_wait else None,
+            self.silent_fail,
+        )
 
     def execute(self, context: Context) -> Any:
         """Check what was rendered, then wait until the job is done."""
@@ -114,108 +103,6 @@ class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
             reason = skip.__cause__ or self._timeout_error(self._reporter.status)
             raise AirflowSkipException(str(reason)) from reason
 
-    # --- Deferred ---------------------------------------------------------------------------------
-
-    def _poke_and_defer(self, context: Context, deadline: datetime | None = None) -> Any:
-        try:
-            result = self.poke(context)
-        except Exception as error:
-            self._end(error)
-        else:
-            if result.is_done:
-                return result.xcom_value
-        return self._defer(context, deadline)
-
-    def _defer(self, context: Context, deadline: datetime | None = None) -> Never:
-        """Leave the worker; the deadline counts from the start of this try, however often it defers."""
-        # Not at the top: only a task that defers needs asyncio, and what comes with it.
-        from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
-
-        deadline = deadline or self._deadline(context)
-        start = deadline - timedelta(seconds=self.timeout)
-        if deadline <= datetime.now(UTC):
-            self._end(self._timeout_error(self._reporter.status))
-        hook = self.hook
-        self.defer(
-            trigger=PersonalizeBatchJobTrigger(
-                job_arn=self.job_arn,
-                deadline=deadline.isoformat(),
-                execution_deadline=(start + self.execution_timeout).isoformat()
-                if self.execution_timeout
-                else None,
-                poke_interval=self.poke_interval,
-                exponential_backoff=self.exponential_backoff,
-                max_wait=self.max_wait.total_seconds() if self.max_wait else None,
-                silent_fail=self.silent_fail,
-                aws_conn_id=hook.aws_conn_id,
-                region_name=self.arn_region,
-                verify=read_verify(self.verify, self.source_of("verify")),
-                botocore_config=self.botocore_config or None,
-            ),
-            method_name="execute_complete",
-            # The trigger itself ends in time. This is for when no triggerer runs.
-            timeout=max(deadline - datetime.now(UTC), timedelta()) + DEFERRAL_TIMEOUT_MARGIN,
-        )
-
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """
-        End the way the trigger's event says.
-
-        :param event: the event; whatever is not one of our trigger's is an error
-        :returns: the job, when it is ACTIVE
-        """
-        from airflow_provider_personalize_segments.triggers import Outcome, read_event
-
-        ending = read_event(event, self.job_arn)
-        outcome, job = ending["outcome"], ending["job"] or {}
-        if outcome == Outcome.ACTIVE:
-            self.log.info("%s is %s.", self.job_arn, job["status"])
-            return job
-        if outcome == Outcome.FAILED:
-            raise PersonalizeJobFailedError.from_job(self.job_arn, job)
-        if outcome == Outcome.TIMEOUT:
-            return self._ask_last(context, job.get("status"))
-        if outcome == Outcome.EXECUTION_TIMEOUT:
-            raise AirflowTaskTimeout(f"{self.job_arn}: the task's execution_timeout was over.")
-        raise load_error(ending["error"])
-
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """
-        Resume after deferral, and end every error the way a poking sensor would.
-
-        Airflow's own version of this makes soft_fail and never_fail mean something else after deferral, and
-        something else again on Airflow 2.
-        """
-        try:
-            if next_method == "__fail__":
-                reason = str((next_kwargs or {}).get("error", "no reason given"))
-                if trace := (next_kwargs or {}).get("traceback"):
-                    self.log.error("The trigger failed:\n%s", "\n".join(trace))
-                if "timeout" in reason.lower():
-                    return self._ask_last(context, None)
-                raise TriggerFailedError(f"Waiting in the triggerer failed: {reason}")
-            return getattr(self, next_method)(context, **(next_kwargs or {}))
-        except Exception as error:
-            self._end(error)
-        event = (next_kwargs or {}).get("event")
-        known = event.get("deadline") if isinstance(event, dict) else None
-        deadline = datetime.fromisoformat(known) if known else self._deadline(context)
-        # As after an error while poking: a pause, then a question, here, where it may work.
-        left = (deadline - datetime.now(UTC)).total_seconds()
-        time.sleep(max(0.0, min(self.poke_interval, left)))
-        return self._poke_and_defer(context, deadline)
-
-    def _ask_last(self, context: Context, status: str | None) -> Any:
-        """Ask once more before giving up, as a poking sensor does when its time is over."""
-        result = self.poke(context)
-        if result.is_done:
-            return result.xcom_value
-        raise self._timeout_error(self._reporter.status or status)
-
-    def _deadline(self, context: Context) -> datetime:
-        start = getattr(context.get("ti"), "start_date", None) or datetime.now(UTC)
-        return start + timedelta(seconds=self.timeout)
-
     def _end(self, error: Exception) -> None:
         """Raise what Airflow's poke loop would raise for this error; returns when it would go on poking."""
         if isinstance(error, AirflowSkipException):
@@ -236,9 +123,6 @@ class BatchJobSensor(PersonalizeTask, BaseSensorOperator):
         if skip:
             raise AirflowSkipException(str(error)) from error
         raise error
-
-    def _timeout_error(self, status: str | None) -> PersonalizeJobTimeoutError:
-        return PersonalizeJobTimeoutError(self.job_arn, status, self.timeout)
 
 
 class PersonalizeBatchSegmentJobSensor(BatchJobSensor):

@@ -1,4 +1,4 @@
-"""The trigger that waits for a batch job in the triggerer, for many tasks at the cost of one.
+"""The triggers that wait for a batch job, or to create one: for many tasks at the cost of one.
 
 What it leaves in Airflow's database is plain JSON, and loads in later releases: new parameters get defaults,
 and none is taken away. Its events carry everything that resuming needs, in a version that is checked.
@@ -8,46 +8,132 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import abstractmethod
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_personalize_segments.errors import (
-    PersonalizeRequestError,
-    TriggerFailedError,
-    dump_error,
+from airflow_provider_personalize_segments.connections import ConnectionSettings
+from airflow_provider_personalize_segments.errors import PersonalizeRequestError, dump_error
+from airflow_provider_personalize_segments.events import EVENT_VERSION, Outcome
+from airflow_provider_personalize_segments.job_creation import JobCreation
+from airflow_provider_personalize_segments.jobs import (
+    BatchJobKind,
+    JobState,
+    parse_job_arn,
+    parse_solution_version_arn,
 )
-from airflow_provider_personalize_segments.jobs import JobState, classify_status, parse_job_arn
-from airflow_provider_personalize_segments.polling import ConnectionSettings, shared_poller
-from airflow_provider_personalize_segments.verdicts import Reporter, Verdict
+from airflow_provider_personalize_segments.polling import shared_poller
+from airflow_provider_personalize_segments.slots import shared_queue
+from airflow_provider_personalize_segments.verdicts import CANNOT_CANCEL, Reporter, Verdict, judge_refusal
 
-EVENT_VERSION = 1
 GRACE = 5.0
 """Seconds that the last call may take after the deadline, when it is made."""
 
 
-class Outcome:
-    """What an event says happened; resuming takes no other word."""
+class PersonalizeTrigger(BaseTrigger):
+    """
+    Base of the triggers that tasks defer to; they fire one event, whatever happens, and never raise.
 
-    ACTIVE = "active"
-    FAILED = "failed"
-    TIMEOUT = "timeout"
-    EXECUTION_TIMEOUT = "execution_timeout"
-    ERROR = "error"
+    The event is plain JSON: ``version``, ``job_arn``, ``outcome``, ``deadline``, ``job`` (as Describe last
+    gave it, or ``None``), ``reason`` (why there is no job yet, or ``None``) and ``error`` (what ended it,
+    with its fields, or ``None``).
+
+    :param deadline: when to give up, as ISO 8601 with an offset; a triggerer's restart does not move it.
+        ``None`` means never
+    :param execution_deadline: when the task's ``execution_timeout`` is over, in the same form
+    :param poke_interval: seconds between two calls about the job
+    :param aws_conn_id: the Airflow connection; ``None`` means the credentials that boto3 finds by itself
+    :param region_name: the AWS region; ``None`` means the one in the ARN
+    :param verify: whether to verify TLS certificates, or the path of a CA bundle
+    :param botocore_config: arguments of ``botocore.config.Config`` in a dict
+    """
+
+    def __init__(
+        self,
+        deadline: str | None,
+        execution_deadline: str | None,
+        poke_interval: float,
+        aws_conn_id: str | None,
+        region_name: str | None,
+        verify: bool | str | None,
+        botocore_config: dict[str, Any] | None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is not annotated
+        self.deadline = deadline
+        self.execution_deadline = execution_deadline
+        self.poke_interval = poke_interval
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+        self.verify = verify
+        self.botocore_config = botocore_config
+        self._job_arn: str | None = None
+        self._last_job: dict[str, Any] | None = None
+        self._reason: str | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the parameters from which Airflow makes this trigger anew."""
+        arguments = {
+            "deadline": self.deadline,
+            "execution_deadline": self.execution_deadline,
+            "poke_interval": self.poke_interval,
+            "aws_conn_id": self.aws_conn_id,
+            "region_name": self.region_name,
+            "verify": self.verify,
+            "botocore_config": self.botocore_config,
+        }
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, then yield one event."""
+        try:
+            outcome, error = await self._wait(), None
+        except Exception as caught:
+            # Whatever it is, a trigger that raises could only fail its task, without a word.
+            outcome, error = Outcome.ERROR, caught
+        yield TriggerEvent(  # type: ignore[no-untyped-call]  # Airflow's own is not annotated
+            {
+                "version": EVENT_VERSION,
+                "job_arn": self._job_arn,
+                "outcome": outcome,
+                "deadline": self.deadline,
+                "job": self._last_job,
+                "reason": self._reason,
+                "error": None if error is None else dump_error(error),
+            }
+        )
+
+    @abstractmethod
+    async def _wait(self) -> str:
+        """Wait; return the outcome."""
+
+    def _settings(self, region: str) -> ConnectionSettings:
+        return ConnectionSettings.of(
+            self.aws_conn_id, self.region_name or region, self.verify, self.botocore_config
+        )
+
+    def _time_left(self) -> tuple[float, str]:
+        """Return the seconds until the first deadline, and what it means to reach it."""
+        now = datetime.now(UTC)
+        return min(
+            (float("inf") if at is None else (datetime.fromisoformat(at) - now).total_seconds(), ending)
+            for at, ending in (
+                (self.deadline, Outcome.TIMEOUT),
+                (self.execution_deadline, Outcome.EXECUTION_TIMEOUT),
+            )
+        )
 
 
-class PersonalizeBatchJobTrigger(BaseTrigger):
+class PersonalizeBatchJobTrigger(PersonalizeTrigger):
     """
     Wait in the triggerer until a batch job of either kind is over, and fire one event that says how it ended.
 
     All triggers of a triggerer that have the same connection settings share one client, and all that wait for
     the same job share its calls; see :mod:`~.polling`. It never raises, cancellation aside.
 
-    The event is plain JSON: ``version``, ``job_arn``, ``outcome`` (``active``, ``failed``, ``timeout``,
-    ``execution_timeout`` or ``error``), ``deadline``, ``job`` (as Describe last gave it, or ``None``) and
-    ``error`` (what ended it, with its fields, for ``error`` alone).
+    The event's ``outcome`` is ``active``, ``failed``, ``timeout``, ``execution_timeout`` or ``error``.
 
     :param job_arn: the job's ARN
     :param deadline: when to give up, as ISO 8601 with an offset; a triggerer's restart does not move it.
@@ -58,6 +144,7 @@ class PersonalizeBatchJobTrigger(BaseTrigger):
     :param max_wait: the most seconds that it may grow to
     :param poke_count: how often the task itself has asked already
     :param silent_fail: whether to go on waiting after an unexpected error
+    :param is_created: whether the task has created the job, so that "not found" means "not yet"
     :param aws_conn_id: the Airflow connection; ``None`` means the credentials that boto3 finds by itself
     :param region_name: the AWS region; ``None`` means the one in the ARN
     :param verify: whether to verify TLS certificates, or the path of a CA bundle
@@ -74,68 +161,41 @@ class PersonalizeBatchJobTrigger(BaseTrigger):
         max_wait: float | None = None,
         poke_count: int = 1,
         silent_fail: bool = False,
+        is_created: bool = False,
         aws_conn_id: str | None = "aws_default",
         region_name: str | None = None,
         verify: bool | str | None = None,
         botocore_config: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is not annotated
-        self.job_arn = job_arn
-        self.deadline = deadline
-        self.execution_deadline = execution_deadline
-        self.poke_interval = poke_interval
+        super().__init__(
+            deadline, execution_deadline, poke_interval, aws_conn_id, region_name, verify, botocore_config
+        )
+        self.job_arn = self._job_arn = job_arn
         self.exponential_backoff = exponential_backoff
         self.max_wait = max_wait
         self.poke_count = poke_count
         self.silent_fail = silent_fail
-        self.aws_conn_id = aws_conn_id
-        self.region_name = region_name
-        self.verify = verify
-        self.botocore_config = botocore_config
+        self.is_created = is_created
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the parameters from which Airflow makes this trigger anew."""
-        return (
-            f"{PersonalizeBatchJobTrigger.__module__}.{PersonalizeBatchJobTrigger.__qualname__}",
-            {
-                "job_arn": self.job_arn,
-                "deadline": self.deadline,
-                "execution_deadline": self.execution_deadline,
-                "poke_interval": self.poke_interval,
-                "exponential_backoff": self.exponential_backoff,
-                "max_wait": self.max_wait,
-                "poke_count": self.poke_count,
-                "silent_fail": self.silent_fail,
-                "aws_conn_id": self.aws_conn_id,
-                "region_name": self.region_name,
-                "verify": self.verify,
-                "botocore_config": self.botocore_config,
-            },
-        )
+        path, arguments = super().serialize()
+        return path, arguments | {
+            "job_arn": self.job_arn,
+            "exponential_backoff": self.exponential_backoff,
+            "max_wait": self.max_wait,
+            "poke_count": self.poke_count,
+            "silent_fail": self.silent_fail,
+            "is_created": self.is_created,
+        }
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, then yield one event."""
-        self._last_job: dict[str, Any] | None = None
-        self._reporter = Reporter(self.log, self.job_arn)
-        try:
-            outcome, error = await self._wait(), None
-        except Exception as caught:
-            # Whatever it is, a trigger that raises could only fail its task, without a word.
-            outcome, error = Outcome.ERROR, caught
-        yield TriggerEvent(  # type: ignore[no-untyped-call]  # Airflow's own is not annotated
-            {
-                "version": EVENT_VERSION,
-                "job_arn": self.job_arn,
-                "outcome": outcome,
-                "deadline": self.deadline,
-                "job": self._last_job,
-                "error": None if error is None else dump_error(error),
-            }
-        )
+    async def on_kill(self) -> None:
+        """Say what becomes of the job when a person ends the task; Airflow calls this from 3.3 on."""
+        self.log.warning(CANNOT_CANCEL, self.job_arn)
 
     async def _wait(self) -> str:
-        region = self.region_name or parse_job_arn(self.job_arn).region
-        settings = ConnectionSettings.of(self.aws_conn_id, region, self.verify, self.botocore_config)
+        self._reporter = Reporter(self.log, self.job_arn)
+        settings = self._settings(parse_job_arn(self.job_arn).region)
         count = self.poke_count
         # The task has asked just now.
         delay = min(self._interval(count), self._time_left()[0])
@@ -164,11 +224,13 @@ class PersonalizeBatchJobTrigger(BaseTrigger):
             poller.unsubscribe(self.job_arn, subscription)
 
     def _judge(self, answer: Verdict | BaseException) -> JobState:
+        if isinstance(answer, PersonalizeRequestError):
+            answer = judge_refusal(answer.with_traceback(None), is_created=self.is_created)
         if isinstance(answer, Verdict):
             self._reporter.tell(answer)
             self._last_job = answer.job or self._last_job
             return answer.state
-        if isinstance(answer, PersonalizeRequestError) or not self.silent_fail:
+        if not self.silent_fail:
             raise answer.with_traceback(None)
         self.log.error(
             "Asking about %s failed; waiting on, as silent_fail is set", self.job_arn, exc_info=answer
@@ -183,35 +245,124 @@ class PersonalizeBatchJobTrigger(BaseTrigger):
         interval = shortest * random.uniform(1, 2)
         return interval if self.max_wait is None else min(interval, self.max_wait)
 
-    def _time_left(self) -> tuple[float, str]:
-        """Return the seconds until the first deadline, and what it means to reach it."""
-        now = datetime.now(UTC)
-        return min(
-            (float("inf") if at is None else (datetime.fromisoformat(at) - now).total_seconds(), ending)
-            for at, ending in (
-                (self.deadline, Outcome.TIMEOUT),
-                (self.execution_deadline, Outcome.EXECUTION_TIMEOUT),
-            )
+
+class PersonalizeCreateBatchJobTrigger(PersonalizeTrigger):
+    """
+    Create a batch job in the triggerer when AWS lets it, and fire one event with its ARN.
+
+    For the create operators, when no more jobs may run. All triggers of a triggerer that have the same
+    connection settings and create jobs of one kind take turns; see :mod:`~.slots`. When the triggerer dies
+    between the call and its answer, the next finds the job by its name.
+
+    The event's ``outcome`` is ``created``, ``timeout``, ``execution_timeout`` or ``error``.
+
+    :param kind: the kind's name, ``segment`` or ``inference``
+    :param request: the members of the Create request but its name
+    :param job_name: the job's name, without a number
+    :param if_exists: ``adopt``, ``fail`` or ``new``
+    :param number: the number of the name to attempt
+    :param is_derived: whether the name follows from the task instance
+    :param is_free: whether the task saw this name to be free
+    :param made_since: a job created later than this, in ISO 8601, may be an earlier try's; ``None`` means
+        that there is none
+    :param waiting_since: since when the task waits, in the same form; those who wait longest come first
+    :param reason: why the task itself could not create the job
+    :param deadline: when to give up, as ISO 8601 with an offset; a triggerer's restart does not move it.
+        ``None`` means never
+    :param execution_deadline: when the task's ``execution_timeout`` is over, in the same form
+    :param poke_interval: seconds between two attempts when AWS refuses
+    :param aws_conn_id: the Airflow connection; ``None`` means the credentials that boto3 finds by itself
+    :param region_name: the AWS region; ``None`` means the one in the solution version's ARN
+    :param verify: whether to verify TLS certificates, or the path of a CA bundle
+    :param botocore_config: arguments of ``botocore.config.Config`` in a dict
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        request: dict[str, Any],
+        job_name: str,
+        if_exists: str = "adopt",
+        number: int = 1,
+        is_derived: bool = False,
+        is_free: bool = False,
+        made_since: str | None = None,
+        waiting_since: str | None = None,
+        reason: str | None = None,
+        deadline: str | None = None,
+        execution_deadline: str | None = None,
+        poke_interval: float = 60.0,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            deadline, execution_deadline, poke_interval, aws_conn_id, region_name, verify, botocore_config
+        )
+        self.kind = kind
+        self.request = request
+        self.job_name = job_name
+        self.if_exists = if_exists
+        self.number = number
+        self.is_derived = is_derived
+        self.is_free = is_free
+        self.made_since = made_since
+        self.waiting_since = waiting_since
+        self.reason = reason
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the parameters from which Airflow makes this trigger anew."""
+        path, arguments = super().serialize()
+        return path, arguments | {
+            "kind": self.kind,
+            "request": self.request,
+            "job_name": self.job_name,
+            "if_exists": self.if_exists,
+            "number": self.number,
+            "is_derived": self.is_derived,
+            "is_free": self.is_free,
+            "made_since": self.made_since,
+            "waiting_since": self.waiting_since,
+            "reason": self.reason,
+        }
+
+    async def on_kill(self) -> None:
+        """Say what becomes of the job when a person ends the task; Airflow calls this from 3.3 on."""
+        self.log.warning(
+            "No longer waiting to create %s. If AWS was being asked at this very moment, it may exist: "
+            "Personalize cannot cancel a batch job.",
+            self.job_name,
         )
 
-
-def read_event(event: object, job_arn: str) -> dict[str, Any]:
-    """
-    Return an event of :class:`PersonalizeBatchJobTrigger`, checked; whatever is not one is never success.
-
-    :param event: what Airflow resumed the task with
-    :param job_arn: the job that the task waits for
-    :raises TriggerFailedError: when it is no such event, or about another job
-    """
-    outcomes = (Outcome.ACTIVE, Outcome.FAILED, Outcome.TIMEOUT, Outcome.EXECUTION_TIMEOUT, Outcome.ERROR)
-    if isinstance(event, dict) and event.get("version") == EVENT_VERSION and event.get("outcome") in outcomes:
-        job = event.get("job")
-        if event.get("job_arn") == job_arn and (job is None or isinstance(job, dict)):
-            state = classify_status((job or {}).get("status"))
-            expected = {Outcome.ACTIVE: JobState.ACTIVE, Outcome.FAILED: JobState.FAILED}
-            if expected.get(event["outcome"], state) is state:
-                return event
-    raise TriggerFailedError(
-        f"The task that waits for {job_arn} was resumed with an event that it does not know, which is no "
-        f"success: {event!r:.500}. If the package was just updated, restart the triggerer."
-    )
+    async def _wait(self) -> str:
+        creation = JobCreation(
+            BatchJobKind.named(self.kind),
+            self.request,
+            self.job_name,
+            self.if_exists,
+            since=None if self.made_since is None else datetime.fromisoformat(self.made_since),
+            number=self.number,
+            is_derived=self.is_derived,
+            is_free=self.is_free,
+            log=self.log,
+        )
+        region = parse_solution_version_arn(self.request["solutionVersionArn"])
+        queue = shared_queue(self._settings(region), self.kind)
+        since = datetime.fromisoformat(self.waiting_since) if self.waiting_since else datetime.now(UTC)
+        ticket = queue.join(creation, since, self.poke_interval, self.reason)
+        left, ending = self._time_left()
+        try:
+            limit = None if left == float("inf") else max(0.0, left)
+            await asyncio.wait([ticket.future], timeout=limit)
+            # A call that is under way when the time is over may create the job all the same.
+            answer = await queue.last_answer(ticket)
+        finally:
+            self._reason = ticket.reason
+            queue.leave(ticket)
+        if answer is None:
+            return ending
+        if isinstance(answer, BaseException):
+            raise answer.with_traceback(None)
+        self._job_arn, self._last_job = answer.job_arn, answer.job
+        return Outcome.CREATED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from airflow_provider_personalize_segments.errors import PersonalizeUnavailableError
+from airflow_provider_personalize_segments.errors import PersonalizeRequestError, PersonalizeUnavailableError
 from airflow_provider_personalize_segments.jobs import (
     JobState,
     classify_status,
@@ -14,6 +14,12 @@ from airflow_provider_personalize_segments.jobs import (
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
+
+CANNOT_CANCEL = (
+    "%s goes on, and is billed: Personalize cannot cancel a batch job. Nothing was deleted; clear the task "
+    "to wait for it again."
+)
+"""What is logged when a person ends a task whose job runs."""
 
 
 class Log(Protocol):
@@ -40,12 +46,13 @@ class Verdict(NamedTuple):
     no_answer: str | None = None
 
 
-def ask(hook: PersonalizeHook, job_arn: str) -> Verdict:
+def ask(hook: PersonalizeHook, job_arn: str, *, is_created: bool = False) -> Verdict:
     """
     Ask AWS about a job, once, and judge the answer; every mode of waiting goes through here.
 
     :param hook: the hook to call with
     :param job_arn: the job's ARN
+    :param is_created: whether whoever asks has created the job
     :returns: a verdict; no answer, for a reason that may pass, is WAITING
     :raises PersonalizeRequestError: when AWS refuses for good
     :raises ConnectionNotFoundError: when the hook's connection does not exist
@@ -54,7 +61,22 @@ def ask(hook: PersonalizeHook, job_arn: str) -> Verdict:
         job = hook.describe_job(job_arn)
     except PersonalizeUnavailableError as error:
         return Verdict(JobState.WAITING, no_answer=str(error))
+    except PersonalizeRequestError as error:
+        return judge_refusal(error, is_created=is_created)
     return Verdict(classify_status(job["status"]), make_json_safe(job))
+
+
+def judge_refusal(error: PersonalizeRequestError, *, is_created: bool) -> Verdict:
+    """
+    Judge what AWS refuses for good, which a job that it does not show yet only seems to be.
+
+    :param error: the refusal
+    :param is_created: whether whoever asked has created the job: none can be deleted, so it exists
+    :raises PersonalizeRequestError: the refusal, when it is one
+    """
+    if is_created and error.code == "ResourceNotFoundException":
+        return Verdict(JobState.WAITING, no_answer=str(error))
+    raise error
 
 
 class Reporter:

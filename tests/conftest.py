@@ -39,6 +39,9 @@ os.environ |= {
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
 
+# For what test files share and import by name: ``running_airflow.harness``.
+sys.path.append(str(Path(__file__).parent))
+
 pytest_plugins = ["airflow_provider_personalize_segments.testing.fixtures"]
 
 
@@ -80,11 +83,15 @@ def run_dag(_airflow_database: None) -> Callable[..., Run]:
 
     :param source: a DAG file, or the text of one; its DAG is called ``dag``
     :param conf: the DAG run's configuration
-    :param poke_interval: replaces the sensors' own, which are for jobs that take half an hour
+    :param poke_interval: replaces the tasks' own, which are for jobs that take half an hour
+    :param retries: replaces the tasks' own; ``dag.test`` gives no task a second try
     """
 
     def run(
-        source: Path | str, conf: dict[str, Any] | None = None, poke_interval: float | None = None
+        source: Path | str,
+        conf: dict[str, Any] | None = None,
+        poke_interval: float | None = None,
+        retries: int | None = None,
     ) -> Run:
         for path in DAGS_FOLDER.glob("*.py"):
             path.unlink()
@@ -99,8 +106,11 @@ def run_dag(_airflow_database: None) -> Callable[..., Run]:
         for task in dag.tasks:
             target = getattr(task, "partial_kwargs", None) or vars(task)  # mapped, or not
             target["on_failure_callback"] = [keep_error]
-            if poke_interval is not None and "poke_interval" in target:
-                target["poke_interval"] = poke_interval
+            for name in ("poke_interval", "poll_interval"):
+                if poke_interval is not None and name in target:
+                    target[name] = poke_interval
+            if retries is not None:
+                target["retries"] = retries
         dag_run = dag.test(run_conf=conf)
         states = {
             each.task_id if each.map_index < 0 else f"{each.task_id}[{each.map_index}]": str(each.state)

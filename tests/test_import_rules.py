@@ -27,17 +27,35 @@ MAY_IMPORT = {
     "hooks": {"airflow_compat", "errors", "jobs"},
     "tasks": {"airflow_compat", "errors", "jobs", "parameters"},
     "verdicts": {"errors", "jobs"},
-    "polling": {"verdicts"},
+    "connections": set(),
+    "polling": {"connections", "verdicts"},
     "job_creation": {"errors", "job_names", "job_requests", "jobs"},
-    "triggers": {"airflow_compat", "errors", "jobs", "polling", "verdicts"},
-    "sensors": {"airflow_compat", "errors", "jobs", "parameters", "tasks", "verdicts"},
-    "operators": {"airflow_compat", "errors", "jobs", "parameters", "tasks"},
+    "events": {"errors", "jobs"},
+    "slots": {"connections", "job_creation"},
+    "triggers": {
+        "airflow_compat",
+        "events",
+        "connections",
+        "job_creation",
+        "errors",
+        "jobs",
+        "polling",
+        "slots",
+        "verdicts",
+    },
+    "links": {"airflow_compat", "errors"},
+    "waiting": {"airflow_compat", "errors", "jobs", "links", "parameters", "tasks", "verdicts"},
+    "sensors": {"airflow_compat", "errors", "jobs", "parameters", "tasks", "waiting"},
+    "operators": {"airflow_compat", "creating", "errors", "jobs", "parameters", "tasks"},
 }
-MAY_IMPORT_WHEN_IT_RUNS = {"tasks": {"hooks"}, "polling": {"hooks"}, "sensors": {"triggers"}}
+MAY_IMPORT_WHEN_IT_RUNS = {
+    "tasks": {"hooks"},
+    "connections": {"hooks"},
+    "waiting": {"events", "triggers"},
+}
 FOREIGN = {
     "airflow_compat": {"airflow"},
     "hooks": {"airflow", "botocore"},
-    "polling": {"botocore"},
     "triggers": {"airflow"},
 }
 """Besides the standard library; for everything else: nothing."""
@@ -52,6 +70,7 @@ HEAVY = (
     "airflow.providers.amazon",
     "airflow.providers.openlineage",
     f"{NAME}.hooks",
+    f"{NAME}.connections",
     f"{NAME}.job_creation",
     f"{NAME}.job_requests",
     f"{NAME}.polling",

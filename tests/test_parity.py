@@ -127,7 +127,9 @@ class Scene:
 
         def append_and_act(call):
             append(call)
-            arn = call.parameters["batchSegmentJobArn"]
+            arn = call.parameters.get("batchSegmentJobArn")
+            if arn is None:
+                return  # asked for a link
             self.answered[arn] = self.answered.get(arn, 0) + 1
             self.after(arn, self.answered[arn])
 
@@ -176,7 +178,7 @@ class DeniedAtOnce(Scene):
 class DeniedLater(Scene):
     def after(self, arn, calls):
         if calls == 1:
-            self.local.faults.deny_access(times=1)
+            self.local.faults.deny_access(times=1, operation="DescribeBatchSegmentJob")
 
 
 class Unknown(Scene):

@@ -13,14 +13,11 @@ from contextlib import aclosing
 
 import pytest
 
-from airflow_provider_personalize_segments import polling
+from airflow_provider_personalize_segments import connections, polling
+from airflow_provider_personalize_segments.connections import MAX_CONCURRENT_CALLS, ConnectionSettings
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.polling import (
-    MAX_CONCURRENT_CALLS,
-    ConnectionSettings,
-    shared_poller,
-)
+from airflow_provider_personalize_segments.polling import shared_poller
 from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
 
 DEFAULT = ConnectionSettings("aws_default", "us-east-1", None, None)
@@ -69,13 +66,13 @@ def outcomes(payloads):
 
 
 def threads():
-    return [each for each in threading.enumerate() if each.name.startswith("personalize-poller")]
+    return [each for each in threading.enumerate() if each.name.startswith("personalize-caller")]
 
 
 async def left_behind_nothing():
     await until(lambda: not threads())
     assert len(asyncio.all_tasks()) == 1
-    assert polling._pollers == {}
+    assert connections._connections == {}
 
 
 def count_waiting_objects():
@@ -155,12 +152,12 @@ class TestSharing:
         async def main():
             tasks = [task for each in options for task in start([arn], **each)]
             await until(lambda: local_personalize.calls.count() >= 8)
-            (pollers,) = polling._pollers.values()
-            hooks = [poller._hook for poller in pollers.values()]
+            (shared,) = connections._connections.values()
+            hooks = [each._hook for each in shared.values()]
             local_personalize.set_status(arn, "ACTIVE")
             await asyncio.gather(*tasks)
             await left_behind_nothing()
-            return len(pollers), len({id(hook) for hook in hooks})
+            return len(shared), len({id(hook) for hook in hooks})
 
         # The last of them has the settings of the first, if another interval.
         assert asyncio.run(main()) == (0, 5)
@@ -253,10 +250,10 @@ class TestFaults:
         async def main():
             tasks = start(arns)
             await until(lambda: local_personalize.calls.count() >= 3)
-            (pollers,) = polling._pollers.values()
+            (shared,) = connections._connections.values()
             # As when the interpreter shuts down: no thread takes a call any more.
-            for poller in pollers.values():
-                poller._threads.shutdown(wait=False)
+            for each in shared.values():
+                each._threads.shutdown(wait=False)
             payloads = await asyncio.gather(*tasks)
             await left_behind_nothing()
             return payloads
@@ -299,7 +296,7 @@ class TestFaults:
             return await asyncio.gather(*start(arns))
 
         assert outcomes(asyncio.run(main())) == {"active": 3}
-        assert callers == {"personalize-poller"}
+        assert callers == {"personalize-caller"}
 
 
 class TestLeaving:
@@ -315,8 +312,8 @@ class TestLeaving:
             for _ in range(10):
                 tasks = start(arns * 50, poke_interval=5)
                 await asyncio.sleep(0)
-                (pollers,) = polling._pollers.values()
-                assert len(pollers) == 1
+                (shared,) = connections._connections.values()
+                assert len(shared) == 1
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -374,7 +371,7 @@ class TestLoops:
         for worker in workers:
             worker.join()
         assert found == [{"active": 4}] * 2
-        assert polling._pollers == {}
+        assert connections._connections == {}
 
     def test_one_that_was_closed_without_a_goodbye_is_forgotten(self, add_jobs):
         arns = add_jobs(2, "ACTIVE")
@@ -386,7 +383,7 @@ class TestLoops:
         loop.run_until_complete(begin())
         pending = asyncio.all_tasks(loop)
         loop.close()
-        assert polling._pollers
+        assert connections._connections
 
         async def main():
             payloads = await asyncio.gather(*start(arns))

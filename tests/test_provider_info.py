@@ -69,6 +69,10 @@ class TestAirflowsCommands:
         assert ours["Provider"] == DISTRIBUTION
         assert ours["Version"] == package.__version__
 
-    @pytest.mark.parametrize("what", ["hooks", "links", "triggers"])
+    def test_links(self):
+        listed = {each["extra_link_class_name"] for each in airflow("links")}
+        assert set(get_provider_info()["extra-links"]) <= listed
+
+    @pytest.mark.parametrize("what", ["hooks", "triggers"])
     def test_the_others_run(self, what):
         assert isinstance(airflow(what), list)

@@ -137,7 +137,7 @@ class TestDeferring:
     def test_a_finished_job_never_reaches_the_triggerer(self, personalize, add_job):
         arn = add_job(status="ACTIVE")
         assert make_sensor(arn, deferrable=True).execute({})["status"] == "ACTIVE"
-        assert len(personalize.calls) == 1
+        assert personalize.calls.count("DescribeBatchSegmentJob") == 1
         personalize.set_status(arn, "CREATE FAILED", "why")
         with pytest.raises(PersonalizeJobFailedError):
             make_sensor(arn, deferrable=True).execute({})
@@ -169,6 +169,7 @@ class TestDeferring:
             "max_wait": 120,
             "poke_count": 1,
             "silent_fail": True,
+            "is_created": False,
             "aws_conn_id": "aws_default",
             "region_name": "us-east-1",
             "verify": False,
@@ -306,7 +307,7 @@ class TestInAirflow:
 
         def append_and_act(call):
             append(call)
-            if len(local_personalize.calls) == number:
+            if local_personalize.calls.count("DescribeBatchSegmentJob") == number:
                 action()
 
         local_personalize.calls.append = append_and_act
@@ -325,7 +326,7 @@ class TestInAirflow:
         assert run.states == {"wait": "failed", "downstream": "upstream_failed"}
         assert isinstance(run.errors["wait"], PersonalizeJobFailedError)
         assert run.errors["wait"].failure_reason == "Invalid S3 input path"
-        assert local_personalize.calls.count() == 1
+        assert local_personalize.calls.count("DescribeBatchSegmentJob") == 1
 
     def test_stays_shut_when_the_time_is_over(self, gate):
         run = gate("SLUMBERING", timeout=0.3)
@@ -338,14 +339,14 @@ class TestInAirflow:
         local_personalize.faults.drop_connection(times=1)
         local_personalize.faults.malformed(times=1)
         assert gate("ACTIVE").states == {"wait": "success", "downstream": "success"}
-        assert local_personalize.calls.count() == 5
+        assert local_personalize.calls.count("DescribeBatchSegmentJob") == 5
 
     def test_gives_up_on_denied_access_at_once(self, gate, local_personalize):
         local_personalize.faults.deny_access()
         run = gate("ACTIVE")
         assert run.states == {"wait": "failed", "downstream": "upstream_failed"}
         assert isinstance(run.errors["wait"], PersonalizeRequestError)
-        assert local_personalize.calls.count() == 1
+        assert local_personalize.calls.count("DescribeBatchSegmentJob") == 1
 
     def test_gives_up_on_a_wrong_arn_without_retries(self, gate, local_personalize):
         run = gate(None, arn="weekly", soft_fail=True)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_personalize_segments import polling
+from airflow_provider_personalize_segments import connections
 from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowTaskTimeout
 from airflow_provider_personalize_segments.errors import (
     InvalidParameterError,
@@ -23,14 +23,19 @@ from airflow_provider_personalize_segments.errors import (
     TriggerFailedError,
     load_error,
 )
+from airflow_provider_personalize_segments.events import (
+    EVENT_VERSION,
+    Outcome,
+    read_creation_event,
+    read_event,
+)
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.polling import JobPoller
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 from airflow_provider_personalize_segments.testing import LocalPersonalize
 from airflow_provider_personalize_segments.triggers import (
-    EVENT_VERSION,
-    Outcome,
     PersonalizeBatchJobTrigger,
-    read_event,
+    PersonalizeCreateBatchJobTrigger,
 )
 
 ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
@@ -100,8 +105,12 @@ class TestSerialization:
             assert {key: loaded[key] for key in kwargs} == kwargs
 
     def test_what_this_release_writes_is_kept(self):
-        kept = {key for _, kwargs in json.loads(SERIALIZED[-1].read_text()) for key in kwargs}
-        assert set(PersonalizeBatchJobTrigger(ARN).serialize()[1]) == kept
+        kept = {path: set(kwargs) for path, kwargs in json.loads(SERIALIZED[-1].read_text())}
+        written = (
+            PersonalizeBatchJobTrigger(ARN).serialize(),
+            PersonalizeCreateBatchJobTrigger("segment", {}, "weekly").serialize(),
+        )
+        assert {path: set(kwargs) for path, kwargs in written} == kept
 
     def test_carries_no_secret(self, local_personalize, monkeypatch, add_job):
         sensor = PersonalizeBatchSegmentJobSensor(
@@ -111,6 +120,20 @@ class TestSerialization:
             sensor.execute({})
         assert type(deferred.value).__name__ == "TaskDeferred"
         assert "testing" not in json.dumps(deferred.value.trigger.serialize())
+
+
+class TestKilling:
+    """From Airflow 3.3 on it calls this when a person ends a task that is deferred."""
+
+    def test_says_that_the_job_goes_on(self, read_log):
+        asyncio.run(PersonalizeBatchJobTrigger(ARN).on_kill())
+        (line,) = [line for line in read_log() if "Personalize cannot cancel a batch job" in line]
+        assert f"{ARN} goes on, and is billed" in line
+
+    def test_says_that_there_may_be_no_job(self, read_log):
+        asyncio.run(PersonalizeCreateBatchJobTrigger("segment", {}, "weekly").on_kill())
+        (line,) = [line for line in read_log() if "Personalize cannot cancel a batch job" in line]
+        assert "No longer waiting to create weekly. If AWS was being asked at this very moment" in line
 
 
 class TestEvents:
@@ -181,7 +204,8 @@ class TestEvents:
             waiting = asyncio.create_task(anext(events))
             while not refused:
                 await asyncio.sleep(0.01)
-                pollers = [poller for each in polling._pollers.values() for poller in each.values()]
+                shared = [one for each in connections._connections.values() for one in each.values()]
+                pollers = [each.part(JobPoller, JobPoller) for each in shared]
                 watches = [watch for poller in pollers for watch in poller._watches.values()]
                 refused.extend(watch for watch in watches if watch.failures)
             local.start()
@@ -323,5 +347,9 @@ class TestResuming:
 
     def test_every_outcome_is_known(self):
         outcomes = {value for name, value in vars(Outcome).items() if name.isupper()}
-        for outcome in outcomes - {"active", "failed"}:
+        for outcome in outcomes - {"active", "failed", "created"}:
             assert read_event({**GOOD, "outcome": outcome}, ARN)["outcome"] == outcome
+        for outcome in outcomes - {"active", "failed"}:
+            assert (
+                read_creation_event({**GOOD, "outcome": outcome}, BatchJobKind.SEGMENT)["outcome"] == outcome
+            )

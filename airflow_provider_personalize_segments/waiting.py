@@ -1,0 +1,236 @@
+"""Waiting for a job, on a worker or in the triggerer: one way to ask and one way to end for all tasks."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Never
+
+from airflow_provider_personalize_segments.airflow_compat import AirflowTaskTimeout, PokeReturnValue
+from airflow_provider_personalize_segments.errors import (
+    PersonalizeJobFailedError,
+    PersonalizeJobTimeoutError,
+    TriggerFailedError,
+    load_error,
+)
+from airflow_provider_personalize_segments.jobs import JobState
+from airflow_provider_personalize_segments.links import LINKS, has_links, push_links
+from airflow_provider_personalize_segments.parameters import read_verify
+from airflow_provider_personalize_segments.tasks import PersonalizeTask
+from airflow_provider_personalize_segments.verdicts import Reporter, ask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_provider_personalize_segments.airflow_compat import Context
+
+DEFERRAL_TIMEOUT_MARGIN = timedelta(minutes=5)
+"""How long after the trigger's own deadline Airflow gives up on a triggerer."""
+
+
+class Pace(NamedTuple):
+    """
+    How often a task asks, and how long it waits.
+
+    :param interval: seconds between two calls about the job
+    :param timeout: seconds from the start of the try until it gives up
+    :param exponential_backoff: whether the interval doubles from call to call in the triggerer
+    :param max_wait: the most seconds that it may grow to
+    :param silent_fail: whether to go on waiting after an unexpected error
+    """
+
+    interval: float
+    timeout: float
+    exponential_backoff: bool = False
+    max_wait: float | None = None
+    silent_fail: bool = False
+
+
+class JobWaitingTask(PersonalizeTask):
+    """Base of the sensors and operators that wait for a job; not for use in a DAG by itself."""
+
+    operator_extra_links = LINKS
+    _has_created = False
+    _has_links = False
+
+    @property
+    @abstractmethod
+    def awaited_arn(self) -> str:
+        """The ARN of the job that is waited for."""
+
+    @property
+    @abstractmethod
+    def pace(self) -> Pace:
+        """How often to ask, and how long to wait, as rendered."""
+
+    @cached_property
+    def _reporter(self) -> Reporter:
+        return Reporter(self.log, self.awaited_arn)
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Ask Personalize once; done when the job is ACTIVE."""
+        verdict = ask(self.hook, self.awaited_arn, is_created=self._has_created)
+        self._reporter.tell(verdict)
+        if verdict.job:
+            self._push_links(context, verdict.job)
+        if verdict.state is JobState.FAILED:
+            raise self._job_failure(context, verdict.job or {})
+        done = verdict.state is JobState.ACTIVE
+        return PokeReturnValue(is_done=done, xcom_value=self._result(verdict.job) if done else None)
+
+    def _push_links(self, context: Context, job: Mapping[str, Any]) -> None:
+        """Make the links visible; once, as they do not change."""
+        if not self._has_links:
+            self._has_links = True
+            push_links(context, self.hook, job, self.log)
+
+    def _result(self, job: dict[str, Any] | None) -> Any:
+        """Return what the task returns when its job is ACTIVE."""
+        return job
+
+    def _job_failure(self, context: Context, job: dict[str, Any]) -> Exception:
+        """Return what the task raises when its job failed."""
+        return PersonalizeJobFailedError.from_job(self.awaited_arn, job)
+
+    def _end(self, error: Exception) -> None:
+        """Raise what this error is to become; returns when the task is to go on waiting."""
+        raise error
+
+    def _wait_here(self, context: Context, deadline: datetime) -> Any:
+        """Ask until the job is over or the time is, on the worker; a pause comes first."""
+        while True:
+            time.sleep(max(0.0, min(self.pace.interval, seconds_until(deadline))))
+            left = seconds_until(deadline)
+            result = self.poke(context)
+            if result.is_done:
+                return result.xcom_value
+            if left <= 0:
+                raise self._timeout_error(self._reporter.status)
+
+    # --- Deferred ---------------------------------------------------------------------------------
+
+    def _poke_and_defer(self, context: Context, deadline: datetime | None = None) -> Any:
+        try:
+            result = self.poke(context)
+        except Exception as error:
+            self._end(error)
+        else:
+            if result.is_done:
+                return result.xcom_value
+        return self._defer(context, deadline)
+
+    def _defer(self, context: Context, deadline: datetime | None = None) -> Never:
+        """Leave the worker; the deadline counts from the start of this try, however often it defers."""
+        # Not at the top: only a task that defers needs asyncio, and what comes with it.
+        from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
+
+        deadline = deadline or self._deadline(context)
+        if deadline <= datetime.now(UTC):
+            self._end(self._timeout_error(self._reporter.status))
+        pace = self.pace
+        self.defer(
+            trigger=PersonalizeBatchJobTrigger(
+                job_arn=self.awaited_arn,
+                poke_interval=pace.interval,
+                exponential_backoff=pace.exponential_backoff,
+                max_wait=pace.max_wait,
+                silent_fail=pace.silent_fail,
+                is_created=self._has_created,
+                **self._trigger_arguments(deadline),
+            ),
+            method_name="execute_complete",
+            timeout=self._deferral_timeout(deadline),
+        )
+
+    def _trigger_arguments(self, deadline: datetime) -> dict[str, Any]:
+        """Return what every trigger of this task is given: until when it waits, and how it reaches AWS."""
+        start = deadline - timedelta(seconds=self.pace.timeout)
+        return {
+            "deadline": deadline.isoformat(),
+            "execution_deadline": (start + self.execution_timeout).isoformat()
+            if self.execution_timeout
+            else None,
+            "aws_conn_id": self.hook.aws_conn_id,
+            "region_name": self.arn_region,
+            "verify": read_verify(self.verify, self.source_of("verify")),
+            "botocore_config": self.botocore_config or None,
+        }
+
+    @staticmethod
+    def _deferral_timeout(deadline: datetime) -> timedelta:
+        """Return when Airflow is to give up; the trigger itself ends in time, this is for when none runs."""
+        return timedelta(seconds=max(0.0, seconds_until(deadline))) + DEFERRAL_TIMEOUT_MARGIN
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """
+        End the way the trigger's event says.
+
+        :param event: the event; whatever is not one of our trigger's is an error
+        :returns: what the task returns when the job is ACTIVE
+        """
+        from airflow_provider_personalize_segments.events import Outcome, read_event
+
+        ending = read_event(event, self.awaited_arn)
+        outcome, job = ending["outcome"], ending["job"] or {}
+        if job and not has_links(context):
+            self._push_links(context, job)
+        if outcome == Outcome.ACTIVE:
+            self.log.info("%s is %s.", self.awaited_arn, job["status"])
+            return self._result(job)
+        if outcome == Outcome.FAILED:
+            raise self._job_failure(context, job)
+        if outcome == Outcome.TIMEOUT:
+            return self._ask_last(context, job.get("status"))
+        if outcome == Outcome.EXECUTION_TIMEOUT:
+            raise AirflowTaskTimeout(f"{self.awaited_arn}: the task's execution_timeout was over.")
+        raise load_error(ending["error"])
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """
+        Resume after deferral, and end every error the way it would end on a worker.
+
+        Airflow's own version of this makes soft_fail and never_fail mean something else after deferral, and
+        something else again on Airflow 2.
+        """
+        try:
+            if next_method == "__fail__":
+                reason = str((next_kwargs or {}).get("error", "no reason given"))
+                if trace := (next_kwargs or {}).get("traceback"):
+                    self.log.error("The trigger failed:\n%s", "\n".join(trace))
+                if "timeout" in reason.lower():
+                    return self._ask_last(context, None)
+                raise TriggerFailedError(f"Waiting in the triggerer failed: {reason}")
+            return getattr(self, next_method)(context, **(next_kwargs or {}))
+        except Exception as error:
+            self._end(error)
+        event = (next_kwargs or {}).get("event")
+        known = event.get("deadline") if isinstance(event, dict) else None
+        deadline = datetime.fromisoformat(known) if known else self._deadline(context)
+        # As after an error while poking: a pause, then a question, here, where it may work.
+        time.sleep(max(0.0, min(self.pace.interval, seconds_until(deadline))))
+        return self._poke_and_defer(context, deadline)
+
+    def _ask_last(self, context: Context, status: str | None) -> Any:
+        """Ask once more before giving up, as a poking sensor does when its time is over."""
+        result = self.poke(context)
+        if result.is_done:
+            return result.xcom_value
+        raise self._timeout_error(self._reporter.status or status)
+
+    def _deadline(self, context: Context) -> datetime:
+        start = getattr(context.get("ti"), "start_date", None) or datetime.now(UTC)
+        return start + timedelta(seconds=self.pace.timeout)
+
+    def _timeout_error(self, status: str | None) -> PersonalizeJobTimeoutError:
+        return PersonalizeJobTimeoutError(self.awaited_arn, status, self.pace.timeout)
+
+
+def seconds_until(moment: datetime) -> float:
+    """
+    Return how many seconds there are left; less than 0 when it is over.
+
+    :param moment: until when
+    """
+    return (moment - datetime.now(UTC)).total_seconds()

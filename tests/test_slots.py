@@ -1,0 +1,343 @@
+"""Fifty triggers, five slots: who creates the next job, at what price, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from types import SimpleNamespace
+
+import pytest
+
+from airflow_provider_personalize_segments import connections
+from airflow_provider_personalize_segments.connections import ConnectionSettings
+from airflow_provider_personalize_segments.job_creation import Attempt, JobCreation
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.slots import SlotQueue, shared_queue
+from airflow_provider_personalize_segments.testing import LocalPersonalize
+from airflow_provider_personalize_segments.triggers import PersonalizeCreateBatchJobTrigger
+
+ROLE = "arn:aws:iam::123456789012:role/PersonalizeS3Access"
+CREATE, DESCRIBE = "CreateBatchSegmentJob", "DescribeBatchSegmentJob"
+ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/job-"
+START = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+@pytest.fixture
+def local(monkeypatch):
+    with LocalPersonalize(progress="by_hand") as local:
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local.airflow_connection())
+        local.version = local.add_solution_version("shop")
+        yield local
+
+
+@pytest.fixture
+def make(local):
+    def make(number, **options):
+        given = {
+            "kind": "segment",
+            "request": {
+                "solutionVersionArn": local.version,
+                "jobInput": {"s3DataSource": {"path": "s3://shop/in/"}},
+                "jobOutput": {"s3DataDestination": {"path": "s3://shop/out/"}},
+                "roleArn": ROLE,
+            },
+            "job_name": f"job-{number}",
+            "waiting_since": (START + timedelta(seconds=number)).isoformat(),
+            "poke_interval": 0.1,
+        }
+        return PersonalizeCreateBatchJobTrigger(**{**given, **options})
+
+    return make
+
+
+async def wait_for(trigger):
+    """Run a trigger to its end, as the triggerer does, after a trip through the database."""
+    path, kwargs = trigger.serialize()
+    module, _, name = path.rpartition(".")
+    again = getattr(import_module(module), name)(**json.loads(json.dumps(kwargs)))
+    (payload,) = [event.payload async for event in again.run()]
+    assert json.loads(json.dumps(payload)) == payload
+    return payload
+
+
+async def until(condition):
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def run(*triggers):
+    async def main():
+        return await asyncio.gather(*map(wait_for, triggers))
+
+    return asyncio.run(main())
+
+
+def fill(local, number=5):
+    return [
+        local.add_job(
+            BatchJobKind.SEGMENT, f"other-{i}", solution_version_arn=local.version, status="CREATE PENDING"
+        )
+        for i in range(number)
+    ]
+
+
+def created(local):
+    """Names of the jobs in the order in which they were created."""
+    names = []
+    local.on_status_change(lambda job, old, new, when: old is None and names.append(job["jobName"]))
+    return names
+
+
+class TestTurns:
+    def test_fifty_share_five_slots_in_the_order_they_came(self, local, make):
+        names = created(local)
+        most = 0
+
+        def unfinished():
+            return [name for name in names if local.job(arn(name))["status"] != "ACTIVE"]
+
+        def arn(name):
+            return f"arn:aws:personalize:us-east-1:123456789012:batch-segment-job/{name}"
+
+        async def main():
+            nonlocal most
+            # They come in another order than that in which they began to wait.
+            waiting = asyncio.gather(*(wait_for(make(number)) for number in reversed(range(50))))
+            while not waiting.done():
+                await until(lambda: len(unfinished()) == 5 or waiting.done())
+                most = max(most, len(unfinished()))
+                for name in unfinished()[:2]:
+                    local.set_status(arn(name), "ACTIVE")
+            return await waiting
+
+        payloads = asyncio.run(main())
+        assert [payload["outcome"] for payload in payloads] == ["created"] * 50
+        assert sorted(payload["job_arn"] for payload in payloads) == sorted(map(arn, names))
+        assert names == [f"job-{number}" for number in range(50)]
+        assert most <= 5
+        # Each job is looked for once; what is more than a Create for each are the questions for a slot.
+        assert local.calls.count(DESCRIBE) == 50
+        assert local.calls.count(CREATE) <= 50 + 46 / 2 + 50
+
+    def test_one_asks_for_all_while_there_is_no_slot(self, local, make):
+        jobs = fill(local)
+
+        async def main():
+            waiting = asyncio.gather(*(wait_for(make(number)) for number in range(20)))
+            await until(lambda: local.calls.count(CREATE) >= 6)
+            asked = {call.parameters["jobName"] for call in local.calls if call.operation == CREATE}
+            for job in jobs:
+                local.set_status(job, "ACTIVE")
+            await until(lambda: local.calls.count(CREATE) >= 11)
+            waiting.cancel()
+            return asked
+
+        assert asyncio.run(main()) == {"job-0"}
+
+    def test_the_pace_slows_down_while_there_is_none(self, local, make):
+        fill(local)
+        begin = time.monotonic()
+        deadline = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
+        (payload,) = run(make(1, deadline=deadline))
+        assert payload["outcome"] == "timeout"
+        # An interval of 0.1 s, doubled twice, and halved at most by chance: 0.4 s apart, 0.2 s at least.
+        assert 4 <= local.calls.count(CREATE) <= 3 / 0.2 + 3
+        assert time.monotonic() - begin < 30
+
+    def test_who_cannot_be_served_yet_does_not_hold_up_the_others(self, local, make):
+        busy = local.add_solution_version("training", status="CREATE IN_PROGRESS")
+        blocked = make(0)
+        blocked.request = {**blocked.request, "solutionVersionArn": busy}
+
+        async def main():
+            first = asyncio.create_task(wait_for(blocked))
+            others = await asyncio.gather(*(wait_for(make(number)) for number in range(1, 4)))
+            assert not first.done()
+            local.add_solution_version("training")
+            return [*others, await first]
+
+        assert [payload["outcome"] for payload in asyncio.run(main())] == ["created"] * 4
+
+    def test_who_is_refused_for_good_leaves_the_turn_to_the_next(self, local, make):
+        unknown = make(0)
+        unknown.request = {**unknown.request, "solutionVersionArn": f"{local.version}0"}
+        first, second = run(unknown, make(1))
+        assert (first["outcome"], second["outcome"]) == ("error", "created")
+        assert first["error"]["type"] == "PersonalizeRequestError"
+        assert "CreateBatchSegmentJob was refused for batch segment job 'job-0'" in first["error"]["text"]
+
+    def test_the_two_kinds_do_not_wait_for_each_other(self, local, make):
+        fill(local)
+        version = local.add_solution_version("recommendations", "aws-user-personalization")
+        inference = make(1, kind="inference")
+        inference.request = {**inference.request, "solutionVersionArn": version}
+        deadline = (datetime.now(UTC) + timedelta(seconds=4)).isoformat()
+        segment = make(0, deadline=deadline, poke_interval=60)
+        assert [payload["outcome"] for payload in run(segment, inference)] == ["timeout", "created"]
+
+
+class TestTelling:
+    def test_a_thread_logs_in_the_context_of_its_trigger(self, local, make):
+        """Airflow finds out by it whose log a line belongs to."""
+        told, seen = ContextVar("told"), []
+        log = SimpleNamespace(info=lambda message, *args: seen.append((told.get(None), message % args)))
+
+        async def create(number):
+            told.set(number)
+            creation = JobCreation(
+                BatchJobKind.SEGMENT, make(number).request, f"job-{number}", "adopt", since=None, log=log
+            )
+            queue = shared_queue(ConnectionSettings("aws_default", "us-east-1", None, None), "segment")
+            ticket = queue.join(creation, START, 0.1)
+            await ticket.future
+            queue.leave(ticket)
+
+        async def main():
+            await asyncio.gather(*map(create, range(3)))
+
+        asyncio.run(main())
+        assert seen == [(number, f"Created {ARN}{number}.") for number in range(3)]
+
+
+class TestOnce:
+    @pytest.mark.parametrize(
+        "fault", ["drop_answer", "drop_connection", "server_error", "throttle", "malformed"]
+    )
+    @pytest.mark.parametrize("operation", [CREATE, DESCRIBE])
+    def test_a_fault_makes_no_second_job(self, local, make, fault, operation):
+        names = created(local)
+        getattr(local.faults, fault)(times=1, operation=operation)
+        (payload,) = run(make(1))
+        assert payload["outcome"] == "created"
+        assert names == ["job-1"]
+
+    def test_a_triggerer_that_dies_between_call_and_answer_makes_no_second_job(self, local, make):
+        names = created(local)
+        # As the next triggerer finds it: the job exists, and nobody has told.
+        local.faults.drop_answer(times=1, operation=CREATE)
+
+        async def main():
+            dying = asyncio.create_task(wait_for(make(1, if_exists="fail", is_free=True)))
+            await until(lambda: names)
+            dying.cancel()
+            return await wait_for(make(1, if_exists="fail", is_free=True))
+
+        payload = asyncio.run(main())
+        assert (payload["outcome"], payload["job"]["jobName"]) == ("created", "job-1")
+        assert names == ["job-1"]
+
+    @pytest.mark.parametrize("if_exists", ["adopt", "fail", "new"])
+    def test_nor_when_nobody_had_seen_that_the_name_was_free(self, local, make, if_exists):
+        names = created(local)
+        began = datetime.now(UTC).isoformat()
+        (first,) = run(make(1, if_exists=if_exists, made_since=began))
+        # Its event is lost with the triggerer; the next has the same trigger.
+        (second,) = run(make(1, if_exists=if_exists, made_since=began))
+        assert first["job_arn"] == second["job_arn"]
+        assert names == ["job-1"]
+
+    def test_a_different_job_of_that_name_is_an_error_with_its_fields(self, local, make):
+        local.add_job(BatchJobKind.SEGMENT, "job-1", solution_version_arn=local.version, num_results=7)
+        (payload,) = run(make(1))
+        assert payload["outcome"] == "error"
+        assert payload["error"]["type"] == "PersonalizeJobExistsError"
+        assert "numResults is 7 instead of 25" in payload["error"]["fields"][2]
+
+
+class TestDeadlines:
+    @pytest.mark.parametrize(
+        ("fault", "outcome"), [(None, "created"), ("deny_access", "error"), ("throttle", "timeout")]
+    )
+    def test_what_is_under_way_when_the_time_is_over_is_waited_for(self, local, make, fault, outcome):
+        local.faults.slow(3, operation=CREATE)
+        if fault:
+            getattr(local.faults, fault)(operation=CREATE)
+        names = created(local)
+        deadline = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
+        (payload,) = run(make(1, deadline=deadline))
+        assert payload["outcome"] == outcome
+        assert local.calls.count(CREATE) == 1
+        assert names == (["job-1"] if outcome == "created" else [])
+
+    def test_timeout_says_why_there_is_no_job(self, local, make):
+        fill(local)
+        deadline = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
+        (payload,) = run(make(1, deadline=deadline))
+        assert (payload["outcome"], payload["job_arn"]) == ("timeout", None)
+        assert "LimitExceededException" in payload["reason"]
+
+    def test_execution_timeout_comes_first_when_it_is_shorter(self, local, make):
+        fill(local)
+        now = datetime.now(UTC)
+        (payload,) = run(
+            make(
+                1,
+                deadline=(now + timedelta(hours=1)).isoformat(),
+                execution_deadline=(now + timedelta(seconds=0.5)).isoformat(),
+            )
+        )
+        assert payload["outcome"] == "execution_timeout"
+
+
+class TestBreaking:
+    def test_an_error_of_the_queues_own_is_told_to_all(self, local, make):
+        fill(local)
+
+        async def main():
+            deadline = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
+            waiting = asyncio.gather(*(wait_for(make(number, deadline=deadline)) for number in range(3)))
+            await until(lambda: local.calls.count(CREATE) >= 1)
+            (shared,) = connections._connections.values()
+            (connection,) = shared.values()
+            # As if memory were short: the queue itself breaks, not a call.
+            connection.part((SlotQueue, "segment"), None)._next = None
+            return await waiting
+
+        payloads = asyncio.run(main())
+        assert [payload["outcome"] for payload in payloads] == ["error"] * 3
+        assert {payload["error"]["type"] for payload in payloads} == {"TypeError"}
+        assert connections._connections == {}
+
+
+class TestLeaving:
+    def test_nothing_is_left_of_a_thousand(self, local, make):
+        fill(local)
+
+        async def main():
+            tasks = [asyncio.create_task(wait_for(make(number, poke_interval=60))) for number in range(1000)]
+            await asyncio.sleep(0)
+            (shared,) = connections._connections.values()
+            assert len(shared) == 1
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            names = "personalize-caller"
+            await until(lambda: not [each for each in threading.enumerate() if each.name.startswith(names)])
+            assert len(asyncio.all_tasks()) == 1
+            assert connections._connections == {}
+
+        asyncio.run(main())
+
+    def test_who_leaves_late_does_not_close_the_next_ones_queue(self, local):
+        async def main():
+            settings = ConnectionSettings("aws_default", "us-east-1", None, None)
+            first = shared_queue(settings, "segment")
+            early, late = (first.join(None, START, 60) for _ in range(2))
+            early.future.set_result(Attempt())
+            first.leave(early)
+            first.leave(late)
+            second = shared_queue(settings, "segment")
+            assert second is not first
+            ticket = second.join(None, START, 60)
+            first.leave(late)
+            assert shared_queue(settings, "segment") is second
+            second.leave(ticket)
+            assert connections._connections == {}
+
+        asyncio.run(main())
