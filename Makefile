@@ -36,7 +36,7 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CONSTRAINTS) --editable '.[testing]' --group dev
 	@touch $@
 
-demo: $(READY)  ## Gate a DAG on a local batch segment job: one that succeeds, one that fails
+demo: $(READY)  ## Run two DAGs on a local Personalize: one creates a job, one waits for a job that fails
 	@$(BIN)/python -m airflow_provider_personalize_segments.testing.demo
 
 test: $(READY)  ## Run the tests

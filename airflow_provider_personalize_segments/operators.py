@@ -1,4 +1,4 @@
-"""Operators: list Personalize batch jobs."""
+"""Operators: create Personalize batch jobs, and list them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_personalize_segments.airflow_compat import conf
+from airflow_provider_personalize_segments.creating import CreateBatchJobOperator
 from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
 from airflow_provider_personalize_segments.jobs import (
     BatchJobKind,
@@ -178,3 +179,71 @@ class PersonalizeListBatchInferenceJobsOperator(ListBatchJobsOperator):
     """List batch inference jobs; all else as :class:`PersonalizeListBatchSegmentJobsOperator`."""
 
     kind = BatchJobKind.INFERENCE
+
+
+class PersonalizeCreateBatchSegmentJobOperator(CreateBatchJobOperator):
+    """
+    Create a batch segment job once, whatever happens, and wait until its user segments are in S3.
+
+    ::
+
+        PersonalizeCreateBatchSegmentJobOperator(
+            task_id="create_segments",
+            solution_version_arn="arn:aws:personalize:us-east-1:123456789012:solution/shop/4aa8f2c1",
+            role_arn="arn:aws:iam::123456789012:role/PersonalizeS3Access",
+            input_path="s3://shop/segments/input/{{ ds }}.json",
+            output_path="s3://shop/segments/output/{{ ds }}/",
+            num_results=1000,
+            deferrable=True,
+            retries=2,
+        )
+
+    Parameters and XCom: see :class:`~.creating.CreateBatchJobOperator`.
+    """
+
+    kind = BatchJobKind.SEGMENT
+
+
+class PersonalizeCreateBatchInferenceJobOperator(CreateBatchJobOperator):
+    """
+    Create a batch inference job; all else as :class:`PersonalizeCreateBatchSegmentJobOperator`.
+
+    :param batch_inference_job_config: ``{"itemExplorationConfig": {"explorationWeight": "0.3"}}``, whose
+        values are text, and ``{"rankingInfluence": {"POPULARITY": 0.5}}``, whose values are 0.0 to 1.0;
+        ``None`` (the default) means Personalize's own
+    :param batch_inference_job_mode: ``BATCH_INFERENCE`` or ``THEME_GENERATION``; ``None`` (the default) means
+        the first. Themes are to be had in us-east-1, us-west-2 and ap-northeast-1 only
+    :param theme_generation_config: with ``THEME_GENERATION``, and only then, the column of the items dataset
+        that names the items: ``{"fieldsForThemeGeneration": {"itemName": "TITLE"}}``
+    :param kwargs: everything that :class:`~.creating.CreateBatchJobOperator` takes
+
+    .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_CreateBatchInferenceJob.html
+    """
+
+    kind = BatchJobKind.INFERENCE
+    template_fields: Sequence[str] = (
+        *CreateBatchJobOperator.template_fields,
+        "batch_inference_job_config",
+        "batch_inference_job_mode",
+        "theme_generation_config",
+    )
+
+    def __init__(
+        self,
+        *,
+        batch_inference_job_config: dict[str, Any] | None = None,
+        batch_inference_job_mode: str | None = None,
+        theme_generation_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.batch_inference_job_config = batch_inference_job_config
+        self.batch_inference_job_mode = batch_inference_job_mode
+        self.theme_generation_config = theme_generation_config
+
+    def _request_parameters(self) -> dict[str, Any]:
+        return super()._request_parameters() | {
+            "config": self.batch_inference_job_config,
+            "mode": self.batch_inference_job_mode,
+            "themes": self.theme_generation_config,
+        }

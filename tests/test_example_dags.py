@@ -33,6 +33,45 @@ def start_job(monkeypatch):
         yield start
 
 
+class TestCreateSegmentJob:
+    PATH = EXAMPLES / "create_segment_job.py"
+
+    def run(self, run_dag, local, **options):
+        version = local.add_solution_version("shop")
+        run = run_dag(self.PATH, {"solution_version_arn": version}, poke_interval=0.1, **options)
+        (call,) = [call for call in local.calls if call.operation == "CreateBatchSegmentJob"]
+        return run, call.parameters
+
+    def test_prints_the_segments_of_the_job_it_created(self, start_job, run_dag, capsys):
+        run, request = self.run(run_dag, start_job.local)
+        assert run.states == {"upload_input": "success", "create_job": "success", "show_segments": "success"}
+        assert run.xcom("show_segments") == 5
+        assert run.xcom("create_job").endswith(f":batch-segment-job/{request['jobName']}")
+        assert request["jobName"].startswith("create_segment_job-create_job-")
+        table = capsys.readouterr().out.partition("item       users  the first of them\n")[2].splitlines()
+        items = [record["itemId"] for record in EXAMPLE_INPUT[BatchJobKind.SEGMENT]]
+        assert [line.split()[:2] for line in table[:5]] == [[item, "100"] for item in items]
+
+    def test_prints_nothing_when_the_job_failed(self, start_job, run_dag, capsys):
+        # The second half of the job's life is the worse one, whatever it is called.
+        start_job.local.on_status_change(
+            lambda job, old, new, when: (
+                start_job.local.set_status(
+                    job["batchSegmentJobArn"], "CREATE FAILED", "No access to the bucket"
+                )
+                if new == "CREATE IN_PROGRESS"
+                else None
+            )
+        )
+        run, _ = self.run(run_dag, start_job.local, retries=0)
+        assert run.states == {
+            "upload_input": "success", "create_job": "failed", "show_segments": "upstream_failed"
+        }  # fmt: skip
+        assert isinstance(run.errors["create_job"], PersonalizeJobFailedError)
+        assert "No access to the bucket" in str(run.errors["create_job"])
+        assert "the first of them" not in capsys.readouterr().out
+
+
 class TestWaitForSegmentJob:
     PATH = EXAMPLES / "wait_for_segment_job.py"
 
@@ -86,9 +125,8 @@ class TestWaitForInferenceJob:
 
 
 def test_every_example_is_tested_here():
-    tested = {
-        each.PATH for each in (TestWaitForSegmentJob, TestWaitForAllSegmentJobs, TestWaitForInferenceJob)
-    }
+    tests = (TestCreateSegmentJob, TestWaitForSegmentJob, TestWaitForAllSegmentJobs, TestWaitForInferenceJob)
+    tested = {each.PATH for each in tests}
     assert tested == set(EXAMPLES.glob("*.py"))
 
 
@@ -103,5 +141,5 @@ def test_every_example_reads_like_documentation():
 def test_the_default_of_the_examples_is_what_make_airflow_offers(start_job):
     local = start_job.local
     version = local.add_solution_version("demo-segments")
-    for name in ("wait_for_segment_job", "wait_for_all_segment_jobs"):
+    for name in ("create_segment_job", "wait_for_segment_job", "wait_for_all_segment_jobs"):
         assert f'"{version}"' in (EXAMPLES / f"{name}.py").read_text()

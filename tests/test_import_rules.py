@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "polling": {"connections", "verdicts"},
     "job_creation": {"errors", "job_names", "job_requests", "jobs"},
     "events": {"errors", "jobs"},
+    "tries": {"airflow_compat", "jobs"},
     "slots": {"connections", "job_creation"},
     "triggers": {
         "airflow_compat",
@@ -46,12 +47,14 @@ MAY_IMPORT = {
     "links": {"airflow_compat", "errors"},
     "waiting": {"airflow_compat", "errors", "jobs", "links", "parameters", "tasks", "verdicts"},
     "sensors": {"airflow_compat", "errors", "jobs", "parameters", "tasks", "waiting"},
+    "creating": {"airflow_compat", "errors", "jobs", "links", "parameters", "tasks", "verdicts", "waiting"},
     "operators": {"airflow_compat", "creating", "errors", "jobs", "parameters", "tasks"},
 }
 MAY_IMPORT_WHEN_IT_RUNS = {
     "tasks": {"hooks"},
     "connections": {"hooks"},
     "waiting": {"events", "triggers"},
+    "creating": {"events", "job_creation", "job_names", "job_requests", "tries", "triggers"},
 }
 FOREIGN = {
     "airflow_compat": {"airflow"},

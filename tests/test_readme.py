@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import boto3
@@ -15,7 +17,9 @@ import pytest
 from airflow_provider_personalize_segments import (
     errors,
     hooks,
+    job_requests,
     jobs,
+    links,
     operators,
     sensors,
     testing,
@@ -81,7 +85,7 @@ def test_the_policies_together_allow_what_the_hook_calls():
         operation
         for kind in jobs.BATCH_JOB_KINDS
         for operation in (kind.describe_operation, kind.list_operation, kind.create_operation)
-    }
+    } | {"DescribeSolutionVersion", "TagResource"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -96,8 +100,33 @@ def test_the_commands_are_targets_that_ci_runs(document):
                 assert "TESTS=" in command or command in ci, f"{command} is not in .ci/run"
             else:
                 assert command.startswith(
-                    ("pip install", "python -m airflow_provider_personalize_segments.")
+                    ("pip install", "python -m airflow_provider_personalize_segments.", "airflow ")
                 ), command
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.usefixtures("_airflow_database")
+def test_airflow_takes_the_commands(document):
+    lines = [line for block in blocks("sh", document.read_text()) for line in block.splitlines()]
+    for command in (line for line in lines if line.startswith("airflow ")):
+        subprocess.run([sys.executable, "-m", *shlex.split(command)], check=True, timeout=120)
+
+
+def test_the_guide_to_creating_creates_a_job(run_dag, local_personalize, monkeypatch):
+    (dag,) = blocks("python", (PROJECT / "docs" / "creating.md").read_text())
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local_personalize.airflow_connection())
+    session = boto3.session.Session("testing", "testing", region_name="us-east-1")
+    s3 = session.client("s3", endpoint_url=local_personalize.endpoint_url)
+    s3.create_bucket(Bucket="shop")
+    today = datetime.now(UTC)
+    for day in (today, today + timedelta(days=1)):  # it may be nearly midnight
+        s3.put_object(
+            Bucket="shop", Key=f"segments/{day:%Y-%m-%d}/input/items.json", Body=b'{"itemId": "b1042"}'
+        )
+    version = re.search(r"arn:aws:personalize:[^\"]*", dag)[0]
+    run = run_dag(dag.replace(version, local_personalize.add_solution_version("shop")), poke_interval=0.1)
+    assert run.states == {"create_segments": "success"}
+    assert "/weekly_segments-create_segments-20" in run.xcom("create_segments")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -115,6 +144,7 @@ def test_the_names_in_the_table_are_there():
         "hooks": hooks,
         "testing": testing,
         "triggers": triggers,
+        "links": links,
     }
     for row in table.splitlines():
         cells = [cell.strip() for cell in row.strip("|").split("|")]
@@ -132,6 +162,12 @@ def messages():
     other = arn.replace("segment", "inference")
     call = ("DescribeBatchSegmentJob", arn, "us-east-1", "aws_default")
     yield str(errors.PersonalizeJobFailedError(arn, "CREATE FAILED", "why"))
+    yield str(errors.PersonalizeJobExistsError(arn, "ACTIVE", ["numResults is 7 instead of 25"]))
+    yield str(errors.PersonalizeJobExistsError(arn, "ACTIVE"))
+    yield str(errors.PersonalizeNoSlotError(arn, "LimitExceededException", 60))
+    paths = {"jobInput": {"s3DataSource": {"path": "s3://shop/in"}}}
+    paths["jobOutput"] = {"s3DataDestination": {"path": "s3://shop/out/"}}
+    yield from job_requests.find_path_warnings(paths)
     yield str(errors.PersonalizeRequestError(*call, "AccessDeniedException", "no"))
     yield str(errors.PersonalizeRequestError(*call, "ResourceNotFoundException", "no"))
     yield str(errors.ConnectionNotFoundError("aws_default"))

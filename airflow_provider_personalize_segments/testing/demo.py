@@ -1,7 +1,7 @@
-"""Shows the provider at work: a job that succeeds lets a task run, one that fails stops it.
+"""Shows the provider at work: a job is created and its segments are read; one that fails stops its DAG.
 
-``python -m airflow_provider_personalize_segments.testing.demo`` runs ``wait_for_segment_job`` of the example
-DAGs twice through Airflow itself, in a throw-away Airflow home. Nothing leaves the machine.
+``python -m airflow_provider_personalize_segments.testing.demo`` runs two of the example DAGs through Airflow
+itself, in a throw-away Airflow home. Nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -206,21 +206,21 @@ class Demo:
         """
         tell, head = self._narrator.tell, self._narrator.head
         kind = BatchJobKind.SEGMENT
-        head("1. A batch segment job that succeeds")
-        input_path = self._jobs.put_input(kind)
-        tell(f"{len(EXAMPLE_INPUT[kind])} items are in {input_path}")
+        head("1. A DAG that creates a batch segment job, and reads its segments")
         version = self._local.add_solution_version("demo-segments")
-        self._jobs.start(kind, "weekly-segments", version, input_path, num_results=100)
-        states = self._run_dag(version)
-        self._expect(states, {"list_jobs": "success", "wait_for_job": "success", "show_segments": "success"})
-        tell("The job became ACTIVE, and only then did show_segments run.")
+        states = self._run_dag("create_segment_job", version, "create_job", "poll_interval")
+        self._expect(states, {"upload_input": "success", "create_job": "success", "show_segments": "success"})
+        created = self._local.calls.count(kind.create_operation)
+        if created != 1:
+            raise DemoFailed(f"Create was called {created} times.")
+        tell("One job was created. It became ACTIVE, and only then did show_segments run.")
 
-        head("2. The same DAG on a job that fails")
+        head("2. A DAG that waits for somebody else's job, which fails")
         reason = "Invalid S3 output path: the service role may not write to it"
         version = self._local.add_solution_version("demo-failing")
         self._local.fail_job("doomed-segments", reason)
-        self._jobs.start(kind, "doomed-segments", version, input_path, num_results=100)
-        states = self._run_dag(version)
+        self._jobs.start(kind, "doomed-segments", version, self._jobs.put_input(kind), num_results=100)
+        states = self._run_dag("wait_for_segment_job", version, "wait_for_job", "poke_interval")
         self._expect(
             states, {"list_jobs": "success", "wait_for_job": "failed", "show_segments": "upstream_failed"}
         )
@@ -229,11 +229,18 @@ class Demo:
         tell("The job failed, so show_segments did not run, and the task says why.")
         head("Done: one task ran when its segments were there; one was stopped, with the reason.")
 
-    def _run_dag(self, solution_version_arn: str) -> dict[str, str]:
-        """Run the example through Airflow and return the tasks' final states."""
-        dag = self._load_dag("wait_for_segment_job")
-        # A real job takes half an hour, and a minute between pokes is right for it; this one takes seconds.
-        dag.get_task("wait_for_job").poke_interval = 1
+    def _run_dag(self, name: str, solution_version_arn: str, waiting: str, interval: str) -> dict[str, str]:
+        """
+        Run an example through Airflow and return the tasks' final states.
+
+        :param name: the DAG
+        :param solution_version_arn: its parameter
+        :param waiting: the task that waits
+        :param interval: the attribute of this task that says how often it asks
+        """
+        dag = self._load_dag(name)
+        # A real job takes half an hour, and a minute between calls is right for it; this one takes seconds.
+        setattr(dag.get_task(waiting), interval, 1)
         # Only what the example itself prints goes to the screen, not what Airflow logs meanwhile.
         example = dag.get_task("show_segments").python_callable.__globals__
         example["print"] = functools.partial(print, file=self._narrator.screen)

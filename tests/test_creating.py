@@ -1,0 +1,652 @@
+"""The create operators: once, for a slot, to the end, in every mode; Airflow runs them."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import time
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
+from airflow_provider_personalize_segments.errors import (
+    InvalidParameterError,
+    PersonalizeJobExistsError,
+    PersonalizeJobFailedError,
+    PersonalizeJobTimeoutError,
+    PersonalizeNewJobFailedError,
+    PersonalizeNoSlotError,
+    PersonalizeRequestError,
+    TriggerFailedError,
+)
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.operators import (
+    PersonalizeCreateBatchInferenceJobOperator,
+    PersonalizeCreateBatchSegmentJobOperator,
+)
+from airflow_provider_personalize_segments.testing import LocalPersonalize
+from airflow_provider_personalize_segments.testing.demo import ExampleJobs
+
+ROLE = "arn:aws:iam::123456789012:role/PersonalizeS3Access"
+CREATE, DESCRIBE = "CreateBatchSegmentJob", "DescribeBatchSegmentJob"
+ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
+ONE_TRY = {"retries": {"total_max_attempts": 1}}
+
+DAG = """
+from airflow.providers.common.compat.sdk import DAG, task
+from airflow_provider_personalize_segments.operators import PersonalizeCreateBatchSegmentJobOperator
+
+with DAG("shop", schedule=None, default_args={{"retries": 0}}) as dag:
+    create = PersonalizeCreateBatchSegmentJobOperator(
+        task_id="create",
+        solution_version_arn="{{{{ dag_run.conf['version'] }}}}",
+        role_arn="arn:aws:iam::123456789012:role/PersonalizeS3Access",
+        input_path="s3://demo-bucket/input/segment.jsonl",
+        output_path="s3://demo-bucket/output/",
+        poll_interval=0.1,
+        {options}
+    )
+
+    @task
+    def downstream(arn):
+        return arn
+
+    downstream(create.output)
+"""
+
+
+@pytest.fixture
+def local(monkeypatch):
+    with LocalPersonalize(progress="by_call", calls=2) as local:
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local.airflow_connection())
+        ExampleJobs(local).put_input(BatchJobKind.SEGMENT)
+        local.version = local.add_solution_version("shop")
+        yield local
+
+
+@pytest.fixture
+def run(run_dag, local):
+    def run(**options):
+        text = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        return run_dag(textwrap.dedent(DAG).format(options=text), {"version": local.version})
+
+    return run
+
+
+def jobs(local):
+    backend = local.backend("us-east-1")
+    return {job.request["jobName"]: job.status for job in backend.jobs.values()}
+
+
+class TaskInstance(SimpleNamespace):
+    """What a task knows of its own instance; Airflow's own needs a database and a supervisor."""
+
+    def __init__(self, **fields):
+        given = {
+            "dag_id": "shop",
+            "task_id": "create",
+            "run_id": "manual__2026-11-23T02:00:00+00:00",
+            "map_index": -1,
+            "try_number": 1,
+            "max_tries": 0,
+            "start_date": datetime.now(UTC),
+            "xcoms": {},
+        }
+        super().__init__(**{**given, **fields})
+
+    def xcom_push(self, key, value):
+        self.xcoms[key] = value
+
+    def xcom_pull(self, task_ids, key, map_indexes):
+        return self.xcoms.get(key)
+
+
+def operator(local, **options):
+    given = {
+        "task_id": "create",
+        "solution_version_arn": local.version,
+        "role_arn": ROLE,
+        "input_path": "s3://demo-bucket/input/segment.jsonl",
+        "output_path": "s3://demo-bucket/output/",
+        "job_name": "weekly",
+        "poll_interval": 0.1,
+        "botocore_config": ONE_TRY,
+    }
+    return PersonalizeCreateBatchSegmentJobOperator(**{**given, **options})
+
+
+def execute(local, ti=None, context=None, **options):
+    """Run one try, as a worker does."""
+    ti = ti or TaskInstance()
+    dag_run = SimpleNamespace(start_date=datetime.now(UTC) - timedelta(minutes=1))
+    task = operator(local, **options)
+    return task.execute({"ti": ti, "dag_run": dag_run, **(context or {})})
+
+
+MODES = [
+    {"deferrable": deferrable, "wait_for_completion": wait}
+    for deferrable in (False, True)
+    for wait in (False, True)
+]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+class TestInEveryMode:
+    def test_the_arn_is_what_comes_out(self, run, local, mode):
+        done = run(**mode)
+        assert done.states == {"create": "success", "downstream": "success"}
+        ((name, status),) = jobs(local).items()
+        assert done.xcom("create") == f"arn:aws:personalize:us-east-1:123456789012:batch-segment-job/{name}"
+        assert done.xcom("downstream") == done.xcom("create")
+        assert (status == "ACTIVE") is mode["wait_for_completion"]
+        assert local.calls.count(CREATE) == 1
+
+    def test_a_job_of_that_name_is_adopted_when_it_is_the_same(self, run, local, mode):
+        execute(local, wait_for_completion=False)
+        done = run(job_name="weekly", **mode)
+        assert done.states == {"create": "success", "downstream": "success"}
+        assert done.xcom("create") == ARN
+        assert local.calls.count(CREATE) == 1
+
+    def test_a_different_one_is_an_error_that_says_in_what(self, run, local, mode):
+        local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version, num_results=7)
+        done = run(job_name="weekly", **mode)
+        assert done.states == {"create": "failed", "downstream": "upstream_failed"}
+        error = done.errors["create"]
+        assert isinstance(error, PersonalizeJobExistsError)
+        assert error.differences[0].startswith("jobInput.s3DataSource.path is 's3://example-bucket/input/")
+        assert (
+            error.differences[-1]
+            == f"roleArn is 'arn:aws:iam::123456789012:role/personalize' instead of '{ROLE}'"
+        )
+        assert "numResults is 7 instead of 25" in str(error)
+        assert "Nothing was created: choose another job_name, or set if_exists='new'" in str(error)
+        assert local.calls.count(CREATE) == 0
+
+    def test_access_denied_ends_it_at_once(self, run, local, mode):
+        local.faults.deny_access(operation=CREATE)
+        done = run(**mode)
+        assert done.states == {"create": "failed", "downstream": "upstream_failed"}
+        assert isinstance(done.errors["create"], PersonalizeRequestError)
+        assert "Allow personalize:CreateBatchSegmentJob on it" in str(done.errors["create"])
+        assert local.calls.count(CREATE) == 1
+
+    @pytest.mark.parametrize(
+        "fault", ["throttle", "server_error", "drop_connection", "drop_answer", "malformed"]
+    )
+    def test_faults_are_outlasted_and_make_no_second_job(self, run, local, mode, fault):
+        for operation in (DESCRIBE, CREATE):
+            getattr(local.faults, fault)(times=1, operation=operation)
+        assert run(botocore_config=ONE_TRY, **mode).states == {"create": "success", "downstream": "success"}
+        assert len(jobs(local)) == 1
+
+    def test_a_full_quota_is_waited_out(self, run, local, mode):
+        others = [
+            local.add_job(
+                BatchJobKind.SEGMENT,
+                f"other-{i}",
+                solution_version_arn=local.version,
+                status="CREATE PENDING",
+            )
+            for i in range(5)
+        ]
+        append = local.calls.append
+
+        def append_and_act(call):
+            append(call)
+            if local.calls.count(CREATE) == 3:
+                local.set_status(others[0], "ACTIVE")
+
+        local.calls.append = append_and_act
+        done = run(**mode)
+        assert done.states == {"create": "success", "downstream": "success"}
+        assert len(jobs(local)) == 6
+        assert local.calls.count(CREATE) <= 5
+
+    def test_a_quota_that_stays_full_ends_with_the_reason(self, run, local, mode):
+        for i in range(5):
+            local.add_job(
+                BatchJobKind.SEGMENT,
+                f"other-{i}",
+                solution_version_arn=local.version,
+                status="CREATE PENDING",
+            )
+        done = run(timeout=1, **mode)
+        assert done.states == {"create": "failed", "downstream": "upstream_failed"}
+        error = done.errors["create"]
+        assert isinstance(error, PersonalizeNoSlotError)
+        assert "could not be created within the timeout of 1 s: CreateBatchSegmentJob got no answer" in str(
+            error
+        )
+        assert "LimitExceededException" in str(error)
+        assert "let fewer jobs run at a time, such as with an Airflow pool of five slots" in str(error)
+        assert len(jobs(local)) == 5
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+class TestWaiting:
+    def test_a_failed_job_fails_the_task_with_its_reason(self, run, local, deferrable):
+        local.fail_job("weekly", "Invalid S3 output path")
+        done = run(job_name="weekly", deferrable=deferrable)
+        assert done.states == {"create": "failed", "downstream": "upstream_failed"}
+        assert isinstance(done.errors["create"], PersonalizeJobFailedError)
+        assert done.errors["create"].failure_reason == "Invalid S3 output path"
+
+    def test_the_arn_is_there_even_when_the_job_failed(self, run, local, deferrable):
+        local.fail_job("weekly", "Invalid S3 output path")
+        assert run(job_name="weekly", deferrable=deferrable).xcom("create") == ARN
+
+    def test_the_time_is_over_for_both_alike(self, run, local, deferrable):
+        local._settings.progress = "by_hand"
+        done = run(job_name="weekly", deferrable=deferrable, timeout=1)
+        assert isinstance(done.errors["create"], PersonalizeJobTimeoutError)
+        assert f"{ARN} was not ACTIVE when the timeout of 1 s was over" in str(done.errors["create"])
+
+    def test_never_waits_when_told_not_to_though_deferrable_is_the_default(
+        self, run, local, deferrable, monkeypatch
+    ):
+        local._settings.progress = "by_hand"
+        monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", str(deferrable))
+        done = run(wait_for_completion=False)
+        assert done.states == {"create": "success", "downstream": "success"}
+        # Once to see that the name is free, and never to see how the job is.
+        assert local.calls.count(DESCRIBE) == 1
+
+
+class TestOnce:
+    """Tries of one task instance, one after the other; test_running_creation.py kills them."""
+
+    def test_the_name_says_where_it_comes_from(self, local):
+        name = execute(local, job_name=None).rpartition("/")[2]
+        assert name.startswith("shop-create-20261123T020000-")
+        assert list(jobs(local)) == [name]
+
+    def test_the_next_try_adopts_the_job(self, local):
+        local._settings.progress = "by_hand"
+        first = execute(local, TaskInstance(max_tries=1), job_name=None, wait_for_completion=False)
+        again = execute(
+            local,
+            TaskInstance(try_number=2, max_tries=1),
+            job_name=None,
+            wait_for_completion=False,
+            retries=1,
+        )
+        assert again == first
+        assert local.calls.count(CREATE) == 1
+
+    @pytest.mark.parametrize("if_exists", ["adopt", "fail", "new"])
+    def test_whatever_if_exists_says(self, local, if_exists):
+        for try_number in (1, 2, 3):
+            ti = TaskInstance(try_number=try_number, max_tries=2)
+            assert execute(local, ti, if_exists=if_exists, retries=2) == ARN
+        assert local.calls.count(CREATE) == 1
+
+    @pytest.mark.parametrize(("if_exists", "expected"), [("adopt", "weekly"), ("new", "weekly-2")])
+    def test_a_cleared_task_adopts_unless_told_otherwise(self, local, if_exists, expected):
+        execute(local, if_exists=if_exists)
+        # Airflow counts on, and allows as many tries again.
+        cleared = TaskInstance(try_number=2, max_tries=1)
+        assert execute(local, cleared, if_exists=if_exists).endswith(f"/{expected}")
+        assert sorted(jobs(local)) == sorted({"weekly", expected})
+
+    def test_the_try_after_a_killed_new_one_finds_the_new_one(self, local):
+        execute(local, if_exists="new")
+        for try_number in (2, 3):
+            ti = TaskInstance(try_number=try_number, max_tries=2)
+            assert execute(local, ti, if_exists="new", retries=1).endswith("/weekly-2")
+        assert sorted(jobs(local)) == ["weekly", "weekly-2"]
+
+    def test_a_cleared_task_that_may_not_find_a_job_fails(self, local):
+        execute(local, if_exists="fail")
+        with pytest.raises(
+            PersonalizeJobExistsError, match="exists already, and if_exists is 'fail'. Nothing"
+        ):
+            execute(local, TaskInstance(try_number=2, max_tries=1), if_exists="fail")
+
+    def test_the_try_after_a_failed_job_creates_the_next(self, local):
+        local.fail_job("weekly", "Invalid S3 output path")
+        with pytest.raises(
+            PersonalizeNewJobFailedError, match="The task's next try creates another job"
+        ) as caught:
+            execute(local, TaskInstance(max_tries=1), retries=1)
+        assert (caught.value.job_arn, caught.value.failure_reason) == (ARN, "Invalid S3 output path")
+        assert not isinstance(caught.value, AirflowFailException)
+        assert execute(local, TaskInstance(try_number=2, max_tries=1), retries=1) == f"{ARN}-2"
+        assert jobs(local) == {"weekly": "CREATE FAILED", "weekly-2": "ACTIVE"}
+
+    def test_the_last_try_says_that_it_is_final(self, local):
+        local.fail_job("weekly", "No")
+        local.fail_job("weekly-2", "No")
+        with pytest.raises(PersonalizeNewJobFailedError):
+            execute(local, TaskInstance(max_tries=1), retries=1)
+        with pytest.raises(PersonalizeJobFailedError, match="weekly-2 ended in CREATE FAILED: No"):
+            execute(local, TaskInstance(try_number=2, max_tries=1), retries=1)
+
+    def test_a_failed_job_is_no_obstacle_for_another_request(self, local):
+        local.fail_job("weekly", "The role may not")
+        with pytest.raises(PersonalizeJobFailedError):
+            execute(local)
+        corrected = execute(local, TaskInstance(try_number=2, max_tries=1), role_arn=f"{ROLE}Corrected")
+        assert corrected == f"{ARN}-2"
+
+    def test_what_the_state_store_knows_outlives_another_name(self, local):
+        store = Store()
+        context = {"task_state_store": store}
+        execute(local, TaskInstance(max_tries=1), context, retries=1, wait_for_completion=False)
+        # Such as a template with the time of the try in it.
+        ti = TaskInstance(try_number=2, max_tries=1)
+        assert (
+            execute(local, ti, context, retries=1, job_name="weekly-late", output_path="s3://b2b/x/") == ARN
+        )
+        assert list(jobs(local)) == ["weekly"]
+
+    def test_what_it_knows_from_before_the_task_was_cleared_does_not_count(self, local):
+        context = {"task_state_store": Store()}
+        execute(local, None, context, wait_for_completion=False)
+        ti = TaskInstance(try_number=2, max_tries=1)
+        assert execute(local, ti, context, if_exists="new") == f"{ARN}-2"
+
+    def test_what_it_kept_before_a_create_that_nobody_heard_of_counts(self, local, monkeypatch):
+        def end_the_process(seconds):
+            raise KeyboardInterrupt
+
+        context = {"task_state_store": Store()}
+        local.faults.drop_answer(times=1, operation=CREATE)
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "sleep", end_the_process)
+            with pytest.raises(KeyboardInterrupt):
+                execute(local, TaskInstance(max_tries=1), context, retries=1)
+        ti = TaskInstance(try_number=2, max_tries=1)
+        assert execute(local, ti, context, retries=1, job_name="late", if_exists="new") == ARN
+        assert list(jobs(local)) == ["weekly"]
+
+    @pytest.mark.parametrize(("store", "expected"), [(True, "weekly-2"), (False, "weekly")])
+    def test_only_a_store_tells_that_the_try_before_came_to_nothing(self, local, store, expected):
+        context = {"task_state_store": Store() if store else None}
+        execute(local, None, context, if_exists="new")
+        # The task was cleared, and its first try died before it created anything.
+        ti = TaskInstance(try_number=3, max_tries=2)
+        assert execute(local, ti, context, if_exists="new", retries=1).endswith(f"/{expected}")
+
+    def test_a_store_that_cannot_be_written_is_no_reason_to_fail(self, local, read_log):
+        assert execute(local, None, {"task_state_store": Store(broken=True)}) == ARN
+        assert any(
+            "could not be kept in Airflow's task state store: the API server" in line for line in read_log()
+        )
+
+    def test_one_that_cannot_be_read_is_a_reason_to_wait_for_the_next_try(self, local):
+        # Under another name now: who does not know what the last try did should not create.
+        ti = TaskInstance(try_number=2, max_tries=2)
+        with pytest.raises(RuntimeError, match="the API server is restarting"):
+            execute(local, ti, {"task_state_store": Store(broken=True)}, retries=2, job_name="late")
+        assert jobs(local) == {}
+
+    def test_a_task_whose_retries_were_lowered_still_finds_its_job(self, local):
+        execute(local, TaskInstance(max_tries=2), retries=2)
+        assert execute(local, TaskInstance(try_number=2, max_tries=2), retries=0) == ARN
+        assert local.calls.count(CREATE) == 1
+
+    def test_a_job_that_aws_does_not_show_yet_is_waited_for(self, local):
+        append, hidden = local.calls.append, []
+        backend = local.backend("us-east-1")
+
+        def append_and_hide(call):
+            append(call)
+            if call.operation == DESCRIBE and ARN in backend.jobs and not hidden:
+                hidden.append(backend.jobs.pop(ARN))
+            elif hidden and ARN not in backend.jobs:
+                backend.jobs[ARN] = hidden[0]
+
+        local.calls.append = append_and_hide
+        assert execute(local) == ARN
+        assert hidden
+
+
+class Store:
+    """As Airflow's task state store, which needs a supervisor; test_running_creation.py uses that one."""
+
+    def __init__(self, broken=False):
+        self.kept, self.broken = {}, broken
+
+    def get(self, key):
+        if self.broken:
+            raise RuntimeError("the API server is restarting")
+        return json.loads(self.kept[key]) if key in self.kept else None
+
+    def set(self, key, value):
+        if self.broken:
+            raise RuntimeError("the API server is restarting")
+        self.kept[key] = json.dumps(value)
+
+
+class TestEarly:
+    """What a person sees while the job runs."""
+
+    def test_arn_and_links_are_pushed_before_the_wait(self, local):
+        ti, seen = TaskInstance(), []
+        local.on_status_change(lambda job, old, new, when: seen.append((new, sorted(ti.xcoms))))
+        execute(local, ti)
+        keys = ["_link_PersonalizeConsoleLink", "_link_S3OutputLink", "return_value"]
+        assert seen[1:] == [("CREATE IN_PROGRESS", keys), ("ACTIVE", keys)]
+        assert ti.xcoms["return_value"] == ARN
+        assert ti.xcoms["_link_PersonalizeConsoleLink"] == (
+            "https://console.aws.amazon.com/personalize/home?region=us-east-1"
+            "#arn:aws:personalize:us-east-1:123456789012:dataset-group$demo/setup"
+        )
+        assert ti.xcoms["_link_S3OutputLink"] == (
+            "https://console.aws.amazon.com/s3/buckets/demo-bucket?region=us-east-1&prefix=output%2F"
+        )
+
+    def test_links_do_not_need_do_xcom_push(self, local):
+        ti = TaskInstance()
+        execute(local, ti, do_xcom_push=False)
+        assert sorted(ti.xcoms) == ["_link_PersonalizeConsoleLink", "_link_S3OutputLink"]
+
+    def test_links_are_there_while_a_slot_is_waited_for(self, local):
+        for i in range(5):
+            local.add_job(
+                BatchJobKind.SEGMENT,
+                f"other-{i}",
+                solution_version_arn=local.version,
+                status="CREATE PENDING",
+            )
+        ti = TaskInstance()
+        with pytest.raises(AirflowSensorTimeout):
+            execute(local, ti, timeout=0.3)
+        assert sorted(ti.xcoms) == ["_link_PersonalizeConsoleLink", "_link_S3OutputLink"]
+
+
+class TestKilled:
+    def test_on_a_worker_it_says_that_the_job_goes_on(self, local, read_log):
+        task = operator(local, wait_for_completion=False)
+        task.execute({"ti": TaskInstance()})
+        task.on_kill()
+        lines = [line for line in read_log() if "Personalize cannot cancel a batch job" in line]
+        assert len(lines) == 1
+        assert f"{ARN} goes on, and is billed" in lines[0]
+        assert "warning" in lines[0].lower()
+        assert jobs(local) == {"weekly": "CREATE PENDING"}
+
+    def test_before_there_is_an_arn_it_says_which_it_would_be(self, local, read_log):
+        task = operator(local)
+        local.faults.deny_access()
+        with pytest.raises(PersonalizeRequestError):
+            task.execute({"ti": TaskInstance()})
+        task.on_kill()
+        assert any(f"If it was just being created, {ARN} goes on" in line for line in read_log())
+
+    def test_before_it_has_begun_it_says_nothing(self, local, read_log):
+        operator(local).on_kill()
+        assert not any("cannot cancel" in line for line in read_log())
+
+
+class TestResuming:
+    """Nothing but our own events is success, and what nobody told, the name does."""
+
+    def resume(self, local, method, payload, **options):
+        task = operator(local, **options)
+        kwargs = payload if method == "__fail__" else {"event": payload}
+        return task.resume_execution(method, kwargs, {"ti": TaskInstance()})
+
+    def event(self, **members):
+        given = {
+            "version": 1, "job_arn": ARN, "outcome": "created", "deadline": None, "job": None, "error": None
+        }  # fmt: skip
+        return {**given, **members}
+
+    def test_a_created_job_is_gone_on_with(self, local):
+        local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version)
+        assert self.resume(local, "execute_created", self.event()) == ARN
+
+    @pytest.mark.parametrize(
+        "members",
+        [
+            {"version": 2},
+            {"outcome": "active"},
+            {"outcome": "success"},
+            {"outcome": None},
+            {"job_arn": None},
+            {"job_arn": ARN.replace("segment", "inference")},
+            {"job": "ACTIVE"},
+        ],
+        ids=str,
+    )
+    def test_another_event_is_an_error(self, local, members):
+        with pytest.raises(
+            TriggerFailedError, match="creates a batch segment job was resumed with an event that"
+        ):
+            self.resume(local, "execute_created", self.event(**members))
+
+    @pytest.mark.parametrize("event", [None, {}, "created", {"outcome": "created"}])
+    def test_no_event_is_an_error_too(self, local, event):
+        for method in ("execute_created", "execute_complete"):
+            with pytest.raises(
+                TriggerFailedError, match="If the package was just updated, restart the triggerer"
+            ):
+                self.resume(local, method, event)
+
+    @pytest.mark.parametrize("options", [{}, {"if_exists": "new"}, {"if_exists": "fail"}], ids=str)
+    def test_when_no_triggerer_ran_the_name_tells_how_far_it_came(self, local, options):
+        execute(local, **options)
+        assert self.resume(local, "__fail__", {"error": "Trigger timeout"}, **options) == ARN
+        assert local.calls.count(CREATE) == 1
+
+    def test_a_job_from_before_the_task_was_cleared_is_not_how_far_it_came(self, local):
+        local.add_job(
+            BatchJobKind.SEGMENT,
+            "weekly",
+            solution_version_arn=local.version,
+            created=datetime.now(UTC) - timedelta(hours=1),
+            input_path="s3://demo-bucket/input/segment.jsonl",
+            output_path="s3://demo-bucket/output/",
+        )
+        options = {"if_exists": "new", "role_arn": "arn:aws:iam::123456789012:role/personalize"}
+        with pytest.raises(PersonalizeNoSlotError, match=f"{ARN}-2 could not be created within the timeout"):
+            self.resume(local, "__fail__", {"error": "Trigger timeout"}, **options)
+
+    def test_and_without_a_job_it_says_so(self, local):
+        with pytest.raises(PersonalizeNoSlotError, match=f"{ARN} could not be created within the timeout"):
+            self.resume(local, "__fail__", {"error": "Trigger timeout"})
+        assert local.calls.count(CREATE) == 0
+
+    def test_a_trigger_that_broke_is_retried(self, local):
+        with pytest.raises(TriggerFailedError, match="Waiting in the triggerer failed: it broke"):
+            self.resume(local, "__fail__", {"error": "it broke"})
+
+    def test_a_refusal_in_the_triggerer_is_final(self, local):
+        error = {
+            "type": "PersonalizeJobExistsError",
+            "text": "x",
+            "fields": [ARN, "ACTIVE", ["numResults is 7"]],
+        }
+        with pytest.raises(PersonalizeJobExistsError, match="numResults is 7"):
+            self.resume(local, "execute_created", self.event(outcome="error", job_arn=None, error=error))
+
+
+class TestChecked:
+    """Each mistake is one sentence, before AWS is called, and without retries."""
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"job_name": "weekly job"}, "job_name of task 'create': 'weekly job' (10 characters) cannot be"),
+            ({"solution_version_arn": "shop"}, "solution_version_arn of task 'create': 'shop' is not an"),
+            (
+                {"role_arn": "PersonalizeS3Access"},
+                "role_arn of task 'create': 'PersonalizeS3Access' is not the ARN",
+            ),
+            ({"input_path": "/in/"}, "input_path of task 'create': '/in/' is no path in S3"),
+            (
+                {"output_path": "s3://demo-bucket/input/segment.jsonl/out/"},
+                "is equal to or under the input path",
+            ),
+            ({"if_exists": "ignore"}, "if_exists of task 'create': expected 'adopt' or 'fail' or 'new'"),
+            (
+                {"wait_for_completion": "perhaps"},
+                "wait_for_completion of task 'create': expected true or false",
+            ),
+            ({"deferrable": "perhaps"}, "deferrable of task 'create': expected true or false"),
+            ({"poll_interval": "0"}, "poll_interval of task 'create': '0' is no length of time"),
+            ({"timeout": -1}, "timeout of task 'create': -1 is no length of time"),
+            ({"num_results": 5_000_001}, "num_results of task 'create': 5000001 is too many"),
+            ({"region_name": "eu-west-1"}, "'eu-west-1' contradicts the region 'us-east-1' in the ARN"),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    def test_says_which_and_what_was_expected(self, local, options, words):
+        with pytest.raises(InvalidParameterError) as caught:
+            execute(local, **options)
+        assert words in str(caught.value)
+        assert isinstance(caught.value, AirflowFailException)
+        assert isinstance(caught.value, ValueError)
+        assert len(local.calls) == 0
+
+    def test_a_folder_without_a_slash_is_warned_about(self, local, read_log):
+        execute(local, input_path="s3://demo-bucket/input", wait_for_completion=False)
+        lines = [line for line in read_log() if "warning" in line.lower()]
+        assert any(
+            "a job reads everything else that begins so, such as s3://demo-bucket/input_old/" in line
+            for line in lines
+        )
+
+    def test_templates_leave_text_that_is_read_as_what_was_meant(self, local):
+        done = execute(
+            local,
+            wait_for_completion="True",
+            deferrable="false",
+            poll_interval="0.1",
+            timeout="60",
+            num_results="7",
+            job_name="",
+        )
+        assert local.job(done)["numResults"] == 7
+
+
+class TestInference:
+    def test_has_its_own_members(self, local):
+        version = local.add_solution_version("similar", "aws-similar-items")
+        task = PersonalizeCreateBatchInferenceJobOperator(
+            task_id="create",
+            solution_version_arn=version,
+            role_arn=ROLE,
+            input_path="s3://demo-bucket/input/segment.jsonl",
+            output_path="s3://demo-bucket/output/",
+            job_name="weekly",
+            batch_inference_job_config={"rankingInfluence": {"FRESHNESS": 0.5}},
+            batch_inference_job_mode="THEME_GENERATION",
+            theme_generation_config={"fieldsForThemeGeneration": {"itemName": "TITLE"}},
+            tags={"team": "growth"},
+            poll_interval=0.1,
+        )
+        arn = task.execute({"ti": TaskInstance()})
+        assert arn == ARN.replace("segment", "inference")
+        job = local.job(arn)
+        assert job["batchInferenceJobMode"] == "THEME_GENERATION"
+        assert job["themeGenerationConfig"] == {"fieldsForThemeGeneration": {"itemName": "TITLE"}}
+        assert job["batchInferenceJobConfig"] == {"rankingInfluence": {"FRESHNESS": 0.5}}
+        (call,) = [call for call in local.calls if call.operation == "CreateBatchInferenceJob"]
+        assert call.parameters["tags"] == [{"tagKey": "team", "tagValue": "growth"}]
+        # And again: the job that is there is recognized as the same.
+        assert task.execute({"ti": TaskInstance(try_number=2)}) == arn
