@@ -67,6 +67,7 @@ class BatchJobsBackend(PersonalizeBackend):
     def reset(self) -> None:
         """Forget everything but the caller's settings, when moto is reset."""
         url_module = self.url_module
+        # As moto's own backends start afresh: in place, since others hold on to this one.
         self.__init__(self.region_name, self.account_id, self.settings)  # type: ignore[misc]
         self.url_module = url_module
 

@@ -98,7 +98,7 @@ class MockPersonalize:
         wrapper.__signature__ = signature.replace(
             parameters=[each for name, each in signature.parameters.items() if name != "personalize"]
         )
-        return wrapper  # type: ignore[no-any-return]
+        return wrapper  # type: ignore[no-any-return]  # it stands in for the function, of the same type
 
 
 @overload

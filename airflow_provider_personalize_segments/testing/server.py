@@ -112,7 +112,7 @@ class LocalPersonalize(PersonalizeControl):
             reset_model_data()
 
 
-class _RequestHandler(_MotoRequestHandler):  # type: ignore[misc]
+class _RequestHandler(_MotoRequestHandler):  # type: ignore[misc]  # moto's servers carry no types
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Say nothing: what was called is in the control's log."""
 
