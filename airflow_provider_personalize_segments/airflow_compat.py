@@ -56,6 +56,17 @@ def find_start_of_try(context: Context, try_number: int) -> datetime | None:
         return next((start for (start,) in tries if start), None)
 
 
+def renders_natively(task: BaseOperator) -> bool:
+    """
+    Tell whether a task's templates are rendered as native objects: ``0.3`` of a text becomes a number.
+
+    :param task: the task; from Airflow 3.2 on it may have a setting of its own, before only its DAG
+    """
+    own = getattr(task, "render_template_as_native_obj", None)
+    dag = task.get_dag()
+    return bool(dag and dag.render_template_as_native_obj) if own is None else bool(own)
+
+
 __all__ = [
     "AirflowFailException",
     "AirflowNotFoundException",
@@ -73,4 +84,5 @@ __all__ = [
     "conf",
     "find_start_of_try",
     "find_task_state_store",
+    "renders_natively",
 ]

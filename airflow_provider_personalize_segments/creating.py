@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Never
 from airflow_provider_personalize_segments.airflow_compat import (
     AirflowTaskTimeout,
     conf,
+    renders_natively,
 )
 from airflow_provider_personalize_segments.errors import (
     PersonalizeNewJobFailedError,
@@ -24,7 +25,12 @@ from airflow_provider_personalize_segments.jobs import (
     parse_solution_version_arn,
 )
 from airflow_provider_personalize_segments.links import has_links
-from airflow_provider_personalize_segments.parameters import read_bool, read_choice, read_seconds
+from airflow_provider_personalize_segments.parameters import (
+    read_bool,
+    read_choice,
+    read_seconds,
+    restore_text,
+)
 from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS
 from airflow_provider_personalize_segments.verdicts import CANNOT_CANCEL
 from airflow_provider_personalize_segments.waiting import JobWaitingTask, Pace, seconds_until
@@ -82,7 +88,7 @@ class CreateBatchJobOperator(JobWaitingTask):
         never does, however ``deferrable`` is set; a slot is waited for all the same
     :param deferrable: whether to wait in the triggerer instead of on a worker; the default is
         ``[operators] default_deferrable``
-    :param poll_interval: seconds between two calls about the job, 60 unless given
+    :param poll_interval: seconds between two calls about the job, or a ``timedelta``; 60 unless given
     :param timeout: seconds from the start of the try until the task gives up, or a ``timedelta``; ``None``
         (the default) means ``[sensors] default_timeout``, seven days
     :param kwargs: the connection parameters of :class:`~.tasks.PersonalizeTask`, and everything that
@@ -193,8 +199,12 @@ class CreateBatchJobOperator(JobWaitingTask):
             "num_results": self.num_results,
             "input_kms_key_arn": self.input_kms_key_arn,
             "output_kms_key_arn": self.output_kms_key_arn,
-            "tags": self.tags,
+            "tags": self._text(self.tags),
         }
+
+    def _text(self, value: Any) -> Any:
+        """Return what is to be text as text, also where templates are rendered as native objects."""
+        return restore_text(value) if renders_natively(self) else value
 
     def execute(self, context: Context) -> str:
         """Check what was rendered, have a job, and wait until it is done."""
@@ -227,7 +237,7 @@ class CreateBatchJobOperator(JobWaitingTask):
         from airflow_provider_personalize_segments.job_requests import read_job_name
 
         ti, tries = context["ti"], self._find_tries(context)
-        name = read_job_name(self.job_name, self.source_of("job_name"))
+        name = read_job_name(self._text(self.job_name), self.source_of("job_name"))
         may_have_made = resumed or not tries.is_first
         kept = tries.recall() if may_have_made else {}
         self._creation = JobCreation(

@@ -51,7 +51,7 @@ class _JobFailureError(_PicklableError):
         self.status = status
         self.failure_reason = failure_reason
         self.fields = (job_arn, status, failure_reason)
-        reason = failure_reason or "Personalize gave no reason"
+        reason = (failure_reason or "Personalize gave no reason").rstrip(". ")
         super().__init__(f"{job_arn} ended in {status}: {reason}. {self.advice}")
 
     @classmethod
@@ -68,7 +68,10 @@ class _JobFailureError(_PicklableError):
 class PersonalizeJobFailedError(_JobFailureError, AirflowFailException):
     """The batch job ended without a result; it never becomes ACTIVE, so the task is not retried."""
 
-    advice = "A failed job never becomes ACTIVE: remove the cause and create a job under another name."
+    advice = (
+        "A failed job never becomes ACTIVE: remove the cause, then clear the task that created it, or create "
+        "a job under another name."
+    )
 
 
 class PersonalizeNewJobFailedError(_JobFailureError, RuntimeError):
@@ -206,7 +209,7 @@ class PersonalizeRequestError(_CallError, AirflowFailException):
 class PersonalizeUnavailableError(_CallError, RuntimeError):
     """AWS throttled the request, failed itself, was not reached, or answered nonsense: not an answer yet."""
 
-    outcome = "got no answer"
+    outcome = "did not succeed"
 
 
 class ConnectionNotFoundError(_PicklableError, AirflowFailException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -245,6 +246,7 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         :param kind: ``BatchJobKind.SEGMENT`` or ``BatchJobKind.INFERENCE``
         :param request: the members of the Create request under the API's own names, such as
             ``jobName``, ``solutionVersionArn``, ``jobInput``, ``jobOutput``, ``roleArn``
+        :returns: the job's ARN
         :raises ValueError: when ``solutionVersionArn`` is no solution version's ARN, or in another region
             than the hook's
 
@@ -322,7 +324,7 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
             about = (operation, subject, self._region_of(region), self.aws_conn_id, code, detail)
             if is_transient(error):
                 raise PersonalizeUnavailableError(*about) from error
-            raise PersonalizeRequestError(*about, _advise(code, operation)) from error
+            raise PersonalizeRequestError(*about, _advise(code, operation, detail)) from error
 
     def _region_of(self, region: str | None) -> str | None:
         """Return the region that a call went to, without making a client for the sake of a message."""
@@ -359,13 +361,16 @@ def is_transient(error: Exception) -> bool:
     return isinstance(error, _TRANSIENT_ERRORS)
 
 
-def _advise(code: str, operation: str) -> str:
+def _advise(code: str, operation: str, detail: str) -> str:
     if code in _ACCESS_DENIED_CODES:
-        return f"Allow personalize:{operation} on it in that identity's IAM policy."
+        # What is denied may be another action that the call needs, such as iam:PassRole or sts:AssumeRole.
+        denied = re.search(r"perform: ([\w-]+:\w+)", detail)
+        action = denied[1] if denied else f"personalize:{operation}"
+        return f"Allow {action} in that identity's IAM policy."
     if code in _WRONG_CREDENTIALS_CODES:
         return "Correct or renew the credentials of that connection."
     if code == "ResourceNotFoundException":
-        return "Check account, region and name: they are in the ARN, the credentials must be that account's."
+        return "Check the ARNs that the request names; the credentials must be those of the account in them."
     if code in ("NoRegionError", "InvalidRegionError"):
         return "Pass region_name, or set region_name in the connection's extra."
     return ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from airflow_provider_personalize_segments.jobs import (
@@ -85,11 +86,10 @@ def build_request(
     region = parse_solution_version_arn(solution_version_arn, source=source_of("solution_version_arn"))
     source = _read_path(input_path, source_of("input_path"))
     target = _read_path(output_path, source_of("output_path"))
-    folder = source if "/" in source.removeprefix("s3://") else f"{source}/"
-    if f"{target}/".startswith(folder):
+    if f"{target.rstrip('/')}/".startswith(f"{source.rstrip('/')}/"):
         raise ValueError(
-            f"{source_of('output_path')}: {target!r} is equal to or under the input path {source!r}, which "
-            "is a prefix: the output would be read as input the next time. Keep them apart."
+            f"{source_of('output_path')}: {target!r} is equal to or under the input path {source!r}: the "
+            "output would be read as input the next time. Keep them apart."
         )
     request = {
         "solutionVersionArn": solution_version_arn,
@@ -124,11 +124,16 @@ def find_path_warnings(request: Mapping[str, Any]) -> Iterator[str]:
             f"The input path {path} is a prefix: besides {path}/, a job reads everything else that begins "
             f"so, such as {path}_old/. If it is a folder, write {path}/."
         )
-    path = request["jobOutput"]["s3DataDestination"]["path"]
-    if _key(path) and not path.endswith("/"):
+    target = request["jobOutput"]["s3DataDestination"]["path"]
+    if _key(target) and not target.endswith("/"):
         yield (
-            f"The output path {path} is a prefix: a job that reads items.json writes {path}items.json.out. "
-            f"If it is a folder, write {path}/."
+            f"The output path {target} is a prefix: a job that reads items.json writes "
+            f"{target}items.json.out. If it is a folder, write {target}/."
+        )
+    if _key(path) and f"{target}{last if '.' in last else ''}".startswith(path):
+        yield (
+            f"The output begins like the input path {path}, so the next job with this input would read it, "
+            "too. Choose an output path that does not."
         )
 
 
@@ -166,7 +171,7 @@ def _read_path(value: object, source: str) -> str:
         raise ValueError(f"{source}: {path!r} has a control character in it; remove it. {expected}")
     scheme, _, rest = path.partition("://")
     if scheme != "s3" or not re.fullmatch(_BUCKET, rest.partition("/")[0]):
-        raise ValueError(f"{source}: {path!r} is no path in S3. {expected}")
+        raise ValueError(f"{source}: {path!r} is not an S3 path. {expected}")
     if len(path) > MAX_PATH_LENGTH:
         raise ValueError(
             f"{source}: {path!r} has {len(path)} characters; Personalize takes at most {MAX_PATH_LENGTH}."
@@ -295,12 +300,23 @@ def _read_config(value: object, source: str) -> dict[str, Any] | None:
     if "rankingInfluence" in config:
         where = f"{source}: rankingInfluence"
         example = "such as {'POPULARITY': 0.5}"
+        influence: dict[str, int | float] = {}
         for key, weight in _expect_dict(config["rankingInfluence"], where, example).items():
             if key not in ("POPULARITY", "FRESHNESS"):
                 raise ValueError(f"{where}: expected POPULARITY or FRESHNESS, got {key!r:.200}.")
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
-                raise ValueError(f"{where}: {key} is {weight!r:.200}. Expected a number from 0.0 to 1.0.")
+            influence[key] = _read_weight(weight, f"{where}: {key}")
+        config = {**config, "rankingInfluence": influence}
     return config
+
+
+def _read_weight(value: object, source: str) -> int | float:
+    weight = value
+    if isinstance(value, str):
+        with suppress(ValueError):
+            weight = float(value)  # a template can give only text
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
+        raise ValueError(f"{source} is {value!r:.200}. Expected a number from 0.0 to 1.0.")
+    return weight
 
 
 def _read_themes(value: object, source: str) -> dict[str, Any] | None:
@@ -328,10 +344,13 @@ _EXPLORATION = "batchInferenceJobConfig.itemExplorationConfig"
 _DEFAULTS: dict[str, Any] = {
     # Whether Describe shows what nobody set is not documented, so what is the default counts as set.
     # https://docs.aws.amazon.com/personalize/latest/dg/native-recipe-new-item-USER_PERSONALIZATION.html
+    # https://docs.aws.amazon.com/personalize/latest/dg/API_BatchInferenceJobConfig.html
     "numResults": DEFAULT_NUM_RESULTS,
     "batchInferenceJobMode": DEFAULT_MODE,
     f"{_EXPLORATION}.explorationWeight": "0.3",
     f"{_EXPLORATION}.explorationItemAgeCutOff": "30",
+    "batchInferenceJobConfig.rankingInfluence.POPULARITY": 0.0,
+    "batchInferenceJobConfig.rankingInfluence.FRESHNESS": 0.0,
 }
 
 
@@ -348,7 +367,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for name, each in value.items():
             yield from _leaves(each, f"{path}.{name}" if path else str(name))
-    elif value is not None:
+    elif value not in (None, ""):
         yield path, value
 
 

@@ -208,11 +208,12 @@ class PersonalizeCreateBatchInferenceJobOperator(CreateBatchJobOperator):
     """
     Create a batch inference job; all else as :class:`PersonalizeCreateBatchSegmentJobOperator`.
 
-    :param batch_inference_job_config: ``{"itemExplorationConfig": {"explorationWeight": "0.3"}}``, whose
-        values are text, and ``{"rankingInfluence": {"POPULARITY": 0.5}}``, whose values are 0.0 to 1.0;
-        ``None`` (the default) means Personalize's own
+    :param batch_inference_job_config: ``{"itemExplorationConfig": {"explorationWeight": "0.3",
+        "explorationItemAgeCutOff": "30"}}``, whose values are text, a number from 0.0 to 1.0 and days, and
+        ``{"rankingInfluence": {"POPULARITY": 0.5, "FRESHNESS": 0.5}}``, whose values are 0.0 to 1.0;
+        ``None`` (the default) means Personalize's own: 0.3, 30 days, and 0.0
     :param batch_inference_job_mode: ``BATCH_INFERENCE`` or ``THEME_GENERATION``; ``None`` (the default) means
-        the first. Themes are to be had in us-east-1, us-west-2 and ap-northeast-1 only
+        the first. Themes are available in us-east-1, us-west-2 and ap-northeast-1 only
     :param theme_generation_config: with ``THEME_GENERATION``, and only then, the column of the items dataset
         that names the items: ``{"fieldsForThemeGeneration": {"itemName": "TITLE"}}``
     :param kwargs: everything that :class:`~.creating.CreateBatchJobOperator` takes
@@ -243,7 +244,7 @@ class PersonalizeCreateBatchInferenceJobOperator(CreateBatchJobOperator):
 
     def _request_parameters(self) -> dict[str, Any]:
         return super()._request_parameters() | {
-            "config": self.batch_inference_job_config,
+            "config": self._text(self.batch_inference_job_config),
             "mode": self.batch_inference_job_mode,
             "themes": self.theme_generation_config,
         }

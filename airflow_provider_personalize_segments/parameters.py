@@ -33,7 +33,7 @@ def read_datetime(value: object, source: str) -> datetime | None:
             moment = datetime.fromisoformat(str(value).strip())
         except ValueError:
             raise ValueError(
-                f"{source}: {value!r} is no date. Expected a datetime or ISO 8601 text, such as "
+                f"{source}: {value!r} is not a date. Expected a datetime or ISO 8601 text, such as "
                 "'2026-01-31' or '2026-01-31T08:00:00+00:00'; without an offset it means UTC."
             ) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
@@ -53,7 +53,7 @@ def read_count(value: object, source: str) -> int | None:
     except ValueError:
         count = 0
     if count < 1 or isinstance(value, bool):
-        raise ValueError(f"{source}: {value!r} is no count. Expected a whole number of 1 or more.")
+        raise ValueError(f"{source}: {value!r} is not a count. Expected a whole number of 1 or more.")
     return count
 
 
@@ -72,7 +72,7 @@ def read_statuses(value: object, source: str) -> frozenset[str] | None:
         if not isinstance(status, str) or normalize_status(status) not in known:
             # A misspelt status would match nothing, and a gate over nothing opens.
             raise ValueError(
-                f"{source}: {status!r} is no status of a batch job. "
+                f"{source}: {status!r} is not a status of a batch job. "
                 f"Expected any of {', '.join(sorted(KNOWN_STATUSES))}."
             )
         normalized.add(normalize_status(status))
@@ -91,6 +91,17 @@ def read_text(value: object, source: str) -> str | None:
     if not isinstance(value, str):
         raise ValueError(f"{source}: expected text, got {type(value).__name__} {value!r:.200}.")
     return value
+
+
+def restore_text(value: Any) -> Any:
+    """
+    Return as text the numbers that Airflow made of text, where it renders templates as native objects.
+
+    :param value: a number, or a dict with numbers in it; everything else is returned as it is
+    """
+    if isinstance(value, dict):
+        return {key: restore_text(each) for key, each in value.items()}
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def read_verify(value: object, source: str) -> bool | str | None:
@@ -134,7 +145,7 @@ def read_seconds(value: object, source: str) -> float | None:
         seconds = 0.0
     if isinstance(value, bool) or not 0 < seconds < MAX_SECONDS:
         raise ValueError(
-            f"{source}: {value!r} is no length of time. Expected seconds, more than 0 and less than a "
+            f"{source}: {value!r} is not a duration. Expected seconds, more than 0 and less than a "
             "hundred years, or a timedelta."
         )
     return seconds

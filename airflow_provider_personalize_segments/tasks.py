@@ -80,6 +80,6 @@ class PersonalizeTask(BaseOperator):
             except TypeError as error:
                 raise ValueError(
                     f"{self.source_of('botocore_config')} with the keys {sorted(self.botocore_config or ())} "
-                    f"is no botocore configuration: {error}. "
+                    f"is not a botocore configuration: {error}. "
                     "Expected a dict of arguments of botocore.config.Config."
                 ) from error

@@ -170,7 +170,7 @@ class TestInEveryMode:
         done = run(**mode)
         assert done.states == {"create": "failed", "downstream": "upstream_failed"}
         assert isinstance(done.errors["create"], PersonalizeRequestError)
-        assert "Allow personalize:CreateBatchSegmentJob on it" in str(done.errors["create"])
+        assert "Allow personalize:CreateBatchSegmentJob in that" in str(done.errors["create"])
         assert local.calls.count(CREATE) == 1
 
     @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ class TestInEveryMode:
         assert done.states == {"create": "failed", "downstream": "upstream_failed"}
         error = done.errors["create"]
         assert isinstance(error, PersonalizeNoSlotError)
-        assert "could not be created within the timeout of 1 s: CreateBatchSegmentJob got no answer" in str(
+        assert "could not be created within the timeout of 1 s: CreateBatchSegmentJob did not succeed" in str(
             error
         )
         assert "LimitExceededException" in str(error)
@@ -577,7 +577,7 @@ class TestChecked:
                 {"role_arn": "PersonalizeS3Access"},
                 "role_arn of task 'create': 'PersonalizeS3Access' is not the ARN",
             ),
-            ({"input_path": "/in/"}, "input_path of task 'create': '/in/' is no path in S3"),
+            ({"input_path": "/in/"}, "input_path of task 'create': '/in/' is not an S3 path"),
             (
                 {"output_path": "s3://demo-bucket/input/segment.jsonl/out/"},
                 "is equal to or under the input path",
@@ -588,8 +588,8 @@ class TestChecked:
                 "wait_for_completion of task 'create': expected true or false",
             ),
             ({"deferrable": "perhaps"}, "deferrable of task 'create': expected true or false"),
-            ({"poll_interval": "0"}, "poll_interval of task 'create': '0' is no length of time"),
-            ({"timeout": -1}, "timeout of task 'create': -1 is no length of time"),
+            ({"poll_interval": "0"}, "poll_interval of task 'create': '0' is not a duration"),
+            ({"timeout": -1}, "timeout of task 'create': -1 is not a duration"),
             ({"num_results": 5_000_001}, "num_results of task 'create': 5000001 is too many"),
             ({"region_name": "eu-west-1"}, "'eu-west-1' contradicts the region 'us-east-1' in the ARN"),
         ],
@@ -624,7 +624,50 @@ class TestChecked:
         assert local.job(done)["numResults"] == 7
 
 
+NATIVE_DAG = """
+from airflow.providers.common.compat.sdk import DAG
+from airflow_provider_personalize_segments.operators import PersonalizeCreateBatchInferenceJobOperator
+
+with DAG("shop", schedule=None, render_template_as_native_obj={native}) as dag:
+    PersonalizeCreateBatchInferenceJobOperator(
+        task_id="create",
+        solution_version_arn="{{{{ dag_run.conf['version'] }}}}",
+        role_arn="arn:aws:iam::123456789012:role/PersonalizeS3Access",
+        input_path="s3://demo-bucket/input/segment.jsonl",
+        output_path="s3://demo-bucket/output/",
+        job_name="{{{{ 20261123 }}}}",
+        num_results="{{{{ 7 }}}}",
+        tags={{"cost-center": "1234", "run": "{{{{ 5 }}}}"}},
+        batch_inference_job_config={{
+            "itemExplorationConfig": {{
+                "explorationWeight": "0.3", "explorationItemAgeCutOff": "{{{{ 30 }}}}"
+            }},
+            "rankingInfluence": {{"POPULARITY": "{{{{ 0.5 }}}}", "FRESHNESS": 0.25}},
+        }},
+        poll_interval=0.1,
+        wait_for_completion="{{{{ True }}}}",
+    )
+"""
+
+
 class TestInference:
+    @pytest.mark.parametrize("native", [False, True], ids=["text", "native objects"])
+    def test_is_the_same_however_airflow_renders_templates(self, run_dag, local, native):
+        version = local.add_solution_version("similar", "aws-user-personalization")
+        run = run_dag(textwrap.dedent(NATIVE_DAG).format(native=native), {"version": version}, retries=0)
+        assert run.states == {"create": "success"}, run.errors
+        (call,) = [call for call in local.calls if call.operation == "CreateBatchInferenceJob"]
+        assert call.parameters["jobName"] == "20261123"
+        assert call.parameters["numResults"] == 7
+        assert call.parameters["tags"] == [
+            {"tagKey": "cost-center", "tagValue": "1234"},
+            {"tagKey": "run", "tagValue": "5"},
+        ]
+        assert call.parameters["batchInferenceJobConfig"] == {
+            "itemExplorationConfig": {"explorationWeight": "0.3", "explorationItemAgeCutOff": "30"},
+            "rankingInfluence": {"POPULARITY": 0.5, "FRESHNESS": 0.25},
+        }
+
     def test_has_its_own_members(self, local):
         version = local.add_solution_version("similar", "aws-similar-items")
         task = PersonalizeCreateBatchInferenceJobOperator(

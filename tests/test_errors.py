@@ -33,7 +33,7 @@ ERRORS = [
     PersonalizeRequestError(*CALL),
     PersonalizeUnavailableError(*CALL),
     ConnectionNotFoundError("aws_prod"),
-    InvalidParameterError("max_items: 0 is no count."),
+    InvalidParameterError("max_items: 0 is not a count."),
     PersonalizeJobExistsError(ARN, "ACTIVE", ["numResults is 25, not 99", "roleArn is 'a', not 'b'"]),
     PersonalizeJobExistsError(ARN, "CREATE FAILED"),
     PersonalizeNewJobFailedError(ARN, "CREATE FAILED", "Invalid S3 input path"),
@@ -72,7 +72,10 @@ def test_a_failed_job_is_told_with_its_reason():
     )
     assert str(error) == (
         f"{ARN} ended in CREATE FAILED: Invalid S3 input path. A failed job never becomes ACTIVE: "
-        "remove the cause and create a job under another name."
+        "remove the cause, then clear the task that created it, or create a job under another name."
+    )
+    assert "ended in CREATE FAILED: No access. A failed" in str(
+        PersonalizeJobFailedError(ARN, "CREATE FAILED", "No access.")
     )
     assert "Personalize gave no reason" in str(ERRORS[1])
 
@@ -136,7 +139,7 @@ def test_a_refused_call_names_operation_arn_region_and_connection():
 def test_a_call_without_connection_or_region_says_so():
     error = PersonalizeUnavailableError("ListBatchSegmentJobs", "all jobs", None, None, "X", "y")
     assert str(error) == (
-        "ListBatchSegmentJobs got no answer for all jobs "
+        "ListBatchSegmentJobs did not succeed for all jobs "
         "(no region, boto3's own credentials (no connection)): X: y."
     )
 

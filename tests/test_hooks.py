@@ -91,7 +91,9 @@ class TestDescribe:
             f"DescribeBatchSegmentJob was refused for {EMPTY_ARN} "
             "(region us-east-1, connection 'aws_default'): ResourceNotFoundException: "
         )
-        assert "Check account, region and name" in str(caught.value)
+        assert str(caught.value).endswith(
+            "Check the ARNs that the request names; the credentials must be those of the account in them."
+        )
 
 
 class TestList:
@@ -204,7 +206,9 @@ class TestDescribeSolutionVersion:
         arn = personalize.add_solution_version("hooked")
         for fault in ("throttle", "server_error", "malformed", "drop_connection"):
             getattr(personalize.faults, fault)(times=1)
-            with pytest.raises(PersonalizeUnavailableError, match=f"DescribeSolutionVersion got no .*{arn}"):
+            with pytest.raises(
+                PersonalizeUnavailableError, match=f"DescribeSolutionVersion did not succeed .*{arn}"
+            ):
                 hook.describe_solution_version(arn)
 
     def test_what_cannot_be_asked_for_is_refused_before_any_call(self, personalize, hook):
@@ -349,9 +353,16 @@ class TestFaults:
         with pytest.raises(PersonalizeRequestError) as caught:
             hook.describe_job(EMPTY_ARN)
         assert caught.value.code == "AccessDeniedException"
-        assert "Allow personalize:DescribeBatchSegmentJob on it in that identity's IAM policy." in str(
-            caught.value
+        assert str(caught.value).endswith(
+            "Allow personalize:DescribeBatchSegmentJob in that identity's IAM policy."
         )
+
+    @pytest.mark.parametrize("action", ["iam:PassRole", "sts:AssumeRole", "personalize:TagResource"])
+    def test_denied_access_says_which_other_action_the_call_needs(self, personalize, hook, action):
+        personalize.faults.deny_access(action=action)
+        with pytest.raises(PersonalizeRequestError) as caught:
+            hook.describe_job(EMPTY_ARN)
+        assert str(caught.value).endswith(f"Allow {action} in that identity's IAM policy.")
 
     def test_expired_credentials_are_fetched_again_once(self, personalize, hook):
         version = personalize.add_solution_version("expiring")

@@ -330,7 +330,7 @@ class TestFaults:
         assert attempt.job_arn is attempt.job is None
         assert not attempt.is_full
         assert attempt.reason.startswith(
-            f"{DESCRIBE} got no answer for {world.arn()} "
+            f"{DESCRIBE} did not succeed for {world.arn()} "
             f"(region us-east-1, connection 'aws_default'): {words}"
         )
         assert world.calls() == [DESCRIBE]
@@ -346,7 +346,7 @@ class TestFaults:
         assert attempt.job_arn is attempt.job is None
         assert not attempt.is_full
         assert attempt.reason.startswith(
-            f"{CREATE} got no answer for batch segment job 'weekly' of {world.version} "
+            f"{CREATE} did not succeed for batch segment job 'weekly' of {world.version} "
             f"(region us-east-1, connection 'aws_default'): {words}"
         )
         assert world.calls() == [DESCRIBE, CREATE]
@@ -383,12 +383,12 @@ class TestFaults:
 
     def test_of_access_end_at_once(self, world, if_exists):
         world.local.faults.deny_access(operation=DESCRIBE)
-        with pytest.raises(PersonalizeRequestError, match=f"Allow personalize:{DESCRIBE} on it"):
+        with pytest.raises(PersonalizeRequestError, match=f"Allow personalize:{DESCRIBE} in that"):
             world.creation(if_exists).attempt(world.hook)
         assert world.calls() == [DESCRIBE]
         world.local.faults.clear()
         world.local.faults.deny_access(operation=CREATE)
-        with pytest.raises(PersonalizeRequestError, match=f"Allow personalize:{CREATE} on it"):
+        with pytest.raises(PersonalizeRequestError, match=f"Allow personalize:{CREATE} in that"):
             world.creation(if_exists).attempt(world.hook)
         assert world.calls() == [DESCRIBE, CREATE]
         assert world.names() == []
@@ -414,7 +414,7 @@ class TestFullQuota:
         assert attempt.job_arn is attempt.job is None
         assert attempt.is_full
         assert attempt.reason.startswith(
-            f"{CREATE} got no answer for batch segment job 'weekly' of {world.version} "
+            f"{CREATE} did not succeed for batch segment job 'weekly' of {world.version} "
             "(region us-east-1, connection 'aws_default'): LimitExceededException: More than 5 "
         )
         assert world.calls() == [DESCRIBE, CREATE]

@@ -209,17 +209,17 @@ class TestRefusal:
         [
             (None, " is empty. "),
             ("", " is empty. "),
-            ("shop/in/", ": 'shop/in/' is no path in S3. "),
-            ("https://shop.s3.amazonaws.com/in", ": 'https://shop.s3.amazonaws.com/in' is no path in S3. "),
-            ("s3:/shop/in/", ": 's3:/shop/in/' is no path in S3. "),
-            ("S3://shop/in/", ": 'S3://shop/in/' is no path in S3. "),
-            ("s3:///in/", ": 's3:///in/' is no path in S3. "),
-            ("s3://", ": 's3://' is no path in S3. "),
-            ("s3://ab/in/", ": 's3://ab/in/' is no path in S3. "),
-            ("s3://-shop/in/", ": 's3://-shop/in/' is no path in S3. "),
-            ("s3://sh op/in/", ": 's3://sh op/in/' is no path in S3. "),
-            ("s3://bücher/in/", ": 's3://bücher/in/' is no path in S3. "),
-            ("s3://" + "b" * 64, f": 's3://{'b' * 64}' is no path in S3. "),
+            ("shop/in/", ": 'shop/in/' is not an S3 path. "),
+            ("https://shop.s3.amazonaws.com/in", ": 'https://shop.s3.amazonaws.com/in' is not an S3 path. "),
+            ("s3:/shop/in/", ": 's3:/shop/in/' is not an S3 path. "),
+            ("S3://shop/in/", ": 'S3://shop/in/' is not an S3 path. "),
+            ("s3:///in/", ": 's3:///in/' is not an S3 path. "),
+            ("s3://", ": 's3://' is not an S3 path. "),
+            ("s3://ab/in/", ": 's3://ab/in/' is not an S3 path. "),
+            ("s3://-shop/in/", ": 's3://-shop/in/' is not an S3 path. "),
+            ("s3://sh op/in/", ": 's3://sh op/in/' is not an S3 path. "),
+            ("s3://bücher/in/", ": 's3://bücher/in/' is not an S3 path. "),
+            ("s3://" + "b" * 64, f": 's3://{'b' * 64}' is not an S3 path. "),
             (" s3://shop/in/", ": ' s3://shop/in/' begins or ends with white space; remove it. "),
             ("s3://shop/in/\n", r": 's3://shop/in/\n' begins or ends with white space; remove it. "),
             (["s3://shop/in/"], ": expected text, got list ['s3://shop/in/']."),
@@ -246,8 +246,7 @@ class TestRefusal:
             ("s3://shop/in/", "s3://shop/in"),
             ("s3://shop/in/", "s3://shop/in/out/"),
             ("s3://shop/in", "s3://shop/in/"),
-            ("s3://shop/in", "s3://shop/in_old/"),
-            ("s3://shop/items.json", "s3://shop/items.json.out/"),
+            ("s3://shop/in/items.json", "s3://shop/in/items.json/"),
             ("s3://shop/", "s3://shop/out/"),
             ("s3://shop", "s3://shop/out/"),
             ("s3://shop", "s3://shop"),
@@ -255,13 +254,17 @@ class TestRefusal:
     )
     def test_of_output_that_would_be_input_the_next_time(self, input_path, output_path):
         assert refusal(input_path=input_path, output_path=output_path) == (
-            f"output_path of task 't': {output_path!r} is equal to or under the input path {input_path!r}, "
-            "which is a prefix: the output would be read as input the next time. Keep them apart."
+            f"output_path of task 't': {output_path!r} is equal to or under the input path {input_path!r}: "
+            "the output would be read as input the next time. Keep them apart."
         )
 
-    def test_not_of_output_in_a_bucket_that_only_begins_like_the_inputs(self):
-        request = build(input_path="s3://shop", output_path="s3://shop-output/segments/")
-        assert request["jobOutput"]["s3DataDestination"]["path"] == "s3://shop-output/segments/"
+    @pytest.mark.parametrize(
+        ("input_path", "output_path"),
+        [("s3://shop", "s3://shop-output/segments/"), ("s3://shop/2026", "s3://shop/2026-output/")],
+    )
+    def test_not_of_output_that_only_begins_like_the_input(self, input_path, output_path):
+        request = build(input_path=input_path, output_path=output_path)
+        assert request["jobOutput"]["s3DataDestination"]["path"] == output_path
 
     @pytest.mark.parametrize(
         ("value", "words"),
@@ -334,7 +337,7 @@ class TestRefusal:
     @pytest.mark.parametrize("value", [0, -5, "many", True, 2.5, "25.0", [25]])
     def test_of_a_number_of_results(self, value, kind):
         assert refusal(kind, num_results=value) == (
-            f"num_results of task 't': {value!r} is no count. Expected a whole number of 1 or more."
+            f"num_results of task 't': {value!r} is not a count. Expected a whole number of 1 or more."
         )
 
     def test_of_more_users_than_a_segment_has(self):
@@ -415,13 +418,17 @@ class TestRefusal:
                     {"rankingInfluence": {"POPULARITY": weight}},
                     f": rankingInfluence: POPULARITY is {weight!r}. Expected a number from 0.0 to 1.0.",
                 )
-                for weight in ("0.5", 1.1, -0.1, True, None, float("nan"))
+                for weight in ("half", "1.1", "nan", "", 1.1, -0.1, True, None, float("nan"))
             ),
         ],
         ids=shown,
     )
     def test_of_a_configuration(self, value, words):
         assert refusal(INFERENCE, config=value) == f"batch_inference_job_config of task 't'{words}"
+
+    def test_not_of_an_influence_in_the_text_that_a_template_leaves(self):
+        request = build(INFERENCE, config={"rankingInfluence": {"POPULARITY": "0.5", "FRESHNESS": 1}})
+        assert request["batchInferenceJobConfig"] == {"rankingInfluence": {"POPULARITY": 0.5, "FRESHNESS": 1}}
 
     @pytest.mark.parametrize("value", ["THEMES", "theme_generation", 1, ["THEME_GENERATION"]])
     def test_of_a_mode(self, value):
@@ -504,6 +511,12 @@ class TestJobName:
             read_job_name(47, "job_name of task 't'")
 
 
+BEGINS_LIKE = (
+    "The output begins like the input path {}, so the next job with this input would read it, too. Choose an "
+    "output path that does not."
+)
+
+
 class TestPathWarnings:
     @pytest.mark.parametrize(
         ("input_path", "output_path", "warnings"),
@@ -528,6 +541,11 @@ class TestPathWarnings:
                     "s3://shop/outitems.json.out. If it is a folder, write s3://shop/out/."
                 ],
             ),
+            ("s3://shop/in/items.json", "s3://shop/in/", [BEGINS_LIKE.format("s3://shop/in/items.json")]),
+            ("s3://shop/a.json", "s3://shop/", [BEGINS_LIKE.format("s3://shop/a.json")]),
+            ("s3://shop/a.json", "s3://shop/a.json.out/", [BEGINS_LIKE.format("s3://shop/a.json")]),
+            ("s3://shop/2026.11", "s3://shop/2026.11-out/", [BEGINS_LIKE.format("s3://shop/2026.11")]),
+            ("s3://shop/in/a.json", "s3://elsewhere/in/", []),
         ],
     )
     def test_tell_of_what_is_rarely_meant(self, input_path, output_path, warnings):
@@ -647,7 +665,7 @@ class TestDifferences:
             ),
             (
                 {"config": {"itemExplorationConfig": exploration()["itemExplorationConfig"]}},
-                ["batchInferenceJobConfig.rankingInfluence.POPULARITY is 0.5 instead of none"],
+                ["batchInferenceJobConfig.rankingInfluence.POPULARITY is 0.5 instead of 0.0"],
             ),
             (
                 {"config": {"rankingInfluence": {"POPULARITY": 0.5}}},
@@ -690,6 +708,8 @@ class TestDifferences:
             {"config": {"itemExplorationConfig": {"explorationWeight": "0.30"}}},
             {"config": {"itemExplorationConfig": {"explorationItemAgeCutOff": "30"}}},
             {"config": {"itemExplorationConfig": {}}},
+            {"config": {"rankingInfluence": {"POPULARITY": 0}}},
+            {"config": {"rankingInfluence": {"FRESHNESS": 0.0, "POPULARITY": 0.0}}},
         ],
         ids=shown,
     )
@@ -701,6 +721,7 @@ class TestDifferences:
     def test_are_none_in_what_only_describe_has(self, kind):
         job = build(kind) | {"status": "ACTIVE", "creationDateTime": "2026-11-23", "failureReason": None}
         assert find_differences(kind, build(kind), job | {"filterArn": None, "numResults": None}) == []
+        assert find_differences(kind, build(kind), job | {"filterArn": ""}) == []
 
 
 # --- For every parameter --------------------------------------------------------------------------

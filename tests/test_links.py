@@ -204,13 +204,13 @@ class TestPush:
         [
             ("deny_access", {}, "was refused for .*: AccessDeniedException"),
             ("expired_token", {}, "was refused for .*: ExpiredTokenException"),
-            ("throttle", {}, "got no answer for .*: ThrottlingException"),
-            ("server_error", {"status": 503}, "got no answer for .*: ServiceUnavailable"),
-            ("drop_connection", {}, "got no answer for .*: ConnectionClosedError"),
+            ("throttle", {}, "did not succeed for .*: ThrottlingException"),
+            ("server_error", {"status": 503}, "did not succeed for .*: ServiceUnavailable"),
+            ("drop_connection", {}, "did not succeed for .*: ConnectionClosedError"),
             (
                 "malformed",
                 {},
-                "got no answer for .*: ResponseParserError: the response has no solutionVersion",
+                "did not succeed for .*: ResponseParserError: the response has no solutionVersion",
             ),
         ],
     )

@@ -180,19 +180,19 @@ class TestBadInput:
         [
             (
                 {"created_after": "yesterday"},
-                "created_after of task 'list': 'yesterday' is no date. Expected",
+                "created_after of task 'list': 'yesterday' is not a date. Expected",
             ),
-            ({"created_before": "31.01.2026"}, "created_before of task 'list': '31.01.2026' is no date"),
+            ({"created_before": "31.01.2026"}, "created_before of task 'list': '31.01.2026' is not a date"),
             (
                 {"created_after": "2026-01-02", "created_before": "2026-01-01"},
                 "00:00:00+00:00 is not before created_before, 2026-01-01T00:00:00+00:00, so no job",
             ),
             (
                 {"statuses": ["ACTVE"]},
-                "statuses of task 'list': 'ACTVE' is no status of a batch job. Expected any",
+                "statuses of task 'list': 'ACTVE' is not a status of a batch job. Expected any",
             ),
-            ({"max_items": 0}, "max_items of task 'list': 0 is no count"),
-            ({"max_items": "few"}, "max_items of task 'list': 'few' is no count"),
+            ({"max_items": 0}, "max_items of task 'list': 0 is not a count"),
+            ({"max_items": "few"}, "max_items of task 'list': 'few' is not a count"),
             ({"job_name_prefix": 3}, "job_name_prefix of task 'list': expected text, got int 3"),
             (
                 {"solution_version_arn": "shop"},
@@ -223,7 +223,7 @@ class TestBadInput:
 
     def test_denied_access_is_final(self, personalize, version):
         personalize.faults.deny_access()
-        with pytest.raises(PersonalizeRequestError, match="Allow personalize:ListBatchSegmentJobs on it"):
+        with pytest.raises(PersonalizeRequestError, match="Allow personalize:ListBatchSegmentJobs in that"):
             list_jobs()
 
     def test_throttling_that_outlasts_botocore_is_left_to_retries(self, personalize, version):

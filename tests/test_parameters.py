@@ -17,6 +17,7 @@ from airflow_provider_personalize_segments.parameters import (
     read_statuses,
     read_text,
     read_verify,
+    restore_text,
 )
 
 
@@ -45,7 +46,7 @@ class TestDatetime:
     @pytest.mark.parametrize("value", ["yesterday", "31.01.2026", "{{ ds }}", 20260131.5, "None"])
     def test_what_is_no_date_is_refused(self, value):
         with pytest.raises(
-            ValueError, match="^created_after of task 't': .* is no date. Expected .* means UTC"
+            ValueError, match="^created_after of task 't': .* is not a date. Expected .* means UTC"
         ):
             read_datetime(value, "created_after of task 't'")
 
@@ -62,7 +63,7 @@ class TestCount:
     @pytest.mark.parametrize("value", [0, -1, "many", 1.5, True, "1.0"])
     def test_what_is_no_count_is_refused(self, value):
         with pytest.raises(
-            ValueError, match="^max_items: .* is no count. Expected a whole number of 1 or more"
+            ValueError, match="^max_items: .* is not a count. Expected a whole number of 1 or more"
         ):
             read_count(value, "max_items")
 
@@ -82,7 +83,7 @@ class TestStatuses:
     @pytest.mark.parametrize("value", ["ACTVE", ["ACTIVE", "DONE"], [None], 1])
     def test_a_misspelt_status_is_refused(self, value):
         with pytest.raises(
-            ValueError, match="^statuses: .* is no status of a batch job. Expected any of ACTIVE, "
+            ValueError, match="^statuses: .* is not a status of a batch job. Expected any of ACTIVE, "
         ):
             read_statuses(value, "statuses")
 
@@ -110,6 +111,24 @@ def test_text_is_text():
     assert read_text("", "region_name") is None
     with pytest.raises(ValueError, match="^region_name: expected text, got list"):
         read_text(["eu-west-1"], "region_name")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (20261123, "20261123"),
+        (0.3, "0.3"),
+        ({"weight": 0.3, "more": {"n": 7}}, {"weight": "0.3", "more": {"n": "7"}}),
+        ("weekly", "weekly"),
+        (None, None),
+        (True, True),
+        ({"flag": False}, {"flag": False}),
+        ([1], [1]),
+    ],
+)
+def test_numbers_become_text_again(value, text):
+    assert restore_text(value) == text
+    assert type(restore_text(value)) is type(text)
 
 
 class TestSeconds:
@@ -148,7 +167,7 @@ class TestSeconds:
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are compared below
             read_seconds(value, "timeout of task 't'")
         assert str(caught.value) == (
-            f"timeout of task 't': {value!r} is no length of time. "
+            f"timeout of task 't': {value!r} is not a duration. "
             "Expected seconds, more than 0 and less than a hundred years, or a timedelta."
         )
 

@@ -172,6 +172,7 @@ def messages():
     yield str(errors.PersonalizeRequestError(*call, "ResourceNotFoundException", "no"))
     yield str(errors.ConnectionNotFoundError("aws_default"))
     yield f"Not yet: {errors.PersonalizeUnavailableError(*call, 'ThrottlingException', 'slow')}"
+    yield f"Not yet: {errors.PersonalizeUnavailableError(*call, 'LimitExceededException', 'full')}"
     for wrong in (
         lambda: jobs.parse_job_arn(other, BatchJobKind.SEGMENT, source="job_arn of task 'wait'"),
         lambda: jobs.resolve_region("eu-west-1", "us-east-1"),

@@ -82,7 +82,9 @@ class TestPoke:
         sensor = make_sensor(add_job(status="ACTIVE"))
         getattr(personalize.faults, fault)(times=1)
         assert not sensor.poke({}).is_done
-        assert "Not yet: DescribeBatchSegmentJob got no answer for arn:aws:personalize" in "".join(read_log())
+        assert "Not yet: DescribeBatchSegmentJob did not succeed for arn:aws:personalize" in "".join(
+            read_log()
+        )
         assert sensor.poke({}).is_done
 
     def test_denied_access_ends_it(self, personalize, add_job):
@@ -244,7 +246,7 @@ class TestBadInput:
     def test_a_wrong_botocore_configuration_is_refused(self):
         with pytest.raises(
             InvalidParameterError,
-            match=r"botocore_config of task 'wait' with the keys \['nope'\] is no botocore",
+            match=r"botocore_config of task 'wait' with the keys \['nope'\] is not a botocore",
         ):
             make_sensor(NO_JOB, botocore_config={"nope": 1}).execute({})
 

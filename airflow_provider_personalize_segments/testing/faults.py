@@ -31,6 +31,7 @@ class Fault:
     operation: str | None
     status: int = 400
     seconds: float = 0.0
+    action: str | None = None
 
 
 class Faults:
@@ -104,10 +105,20 @@ class Faults:
         self._add(Fault("slow", times, share, operation, seconds=seconds))
 
     def deny_access(
-        self, times: int | None = None, share: float | None = None, operation: str | None = None
+        self,
+        times: int | None = None,
+        share: float | None = None,
+        operation: str | None = None,
+        *,
+        action: str | None = None,
     ) -> None:
-        """Answer AccessDeniedException, as for a role whose policy lacks the action."""
-        self._add(Fault("deny_access", times, share, operation))
+        """
+        Answer AccessDeniedException, as for a role whose policy lacks the action.
+
+        :param action: the action that is lacking, such as ``iam:PassRole``; ``None`` (the default)
+            means the operation's own
+        """
+        self._add(Fault("deny_access", times, share, operation, action=action))
 
     def malformed(
         self, times: int | None = None, share: float | None = None, operation: str | None = None

@@ -39,7 +39,7 @@ _REFUSALS: dict[tuple[FaultName, int], tuple[str, str]] = {
     ),
     ("deny_access", 400): (
         "AccessDeniedException",
-        "User: {user} is not authorized to perform: personalize:{operation} on resource: {resource}",
+        "User: {user} is not authorized to perform: {action} on resource: {resource}",
     ),
 }
 _NOT_JSON = "<html><body><h1>Service page</h1></body></html>"
@@ -155,7 +155,7 @@ class BatchJobsResponse(PersonalizeResponse):
         if fault.name == "deny_access":
             message = message.format(
                 user=f"arn:{self.partition}:sts::{self.current_account}:assumed-role/airflow/worker",
-                operation=operation,
+                action=fault.action or f"personalize:{operation}",
                 resource=self._resource(operation),
             )
         return fault.status, self._headers(), json.dumps({"__type": code, "message": message})

@@ -128,7 +128,8 @@ def test_airflow_can_be_clicked_around_in_until_ctrl_c(process, tmp_path):
         return None
 
     assert wait_for(links, "the job was created")["Job output in S3"] == (
-        "https://console.aws.amazon.com/s3/buckets/demo-bucket?region=us-east-1&prefix=segments%2Frun%2Foutput%2F"
+        "https://console.aws.amazon.com/s3/buckets/demo-bucket"
+        "?region=us-east-1&prefix=segments%2Frun%2Foutput%2F"
     )
 
     assert len(processes_in(tmp_path)) > 3  # scheduler, triggerer, web server and what they start
