@@ -78,10 +78,13 @@ with DAG(
         bucket, key = S3Hook.parse_s3_url(path)
         records = [json.loads(line) for line in s3.read_key(key, bucket).splitlines()]
 
-        print(f"{'item':<10} {'users':>5}  the first of them")
+        table = [f"{'item':<10} {'users':>5}  the first of them"]
         for record in records:
-            users = record["output"].get("usersList", [])
-            print(f"{record['input']['itemId']:<10} {len(users):>5}  {', '.join(users[:4])}")
+            # A record that could not be served has an error instead, though the job is ACTIVE.
+            users = (record.get("output") or {}).get("usersList") or []
+            shown = record.get("error") or ", ".join(users[:4])
+            table.append(f"{record['input'].get('itemId', '?'):<10} {len(users):>5}  {shown}")
+        print("\n".join(table), flush=True)
         return len(records)
 
     (

@@ -30,7 +30,7 @@ with DAG(
         "solution_version_arn": Param(
             "arn:aws:personalize:us-east-1:123456789012:solution/demo-segments/69b4b68a",
             type="string",
-            description="The newest batch segment job of this solution version is waited for.",
+            description="Its newest batch segment job is waited for; its recipe is Item-Affinity.",
         )
     },
 ) as dag:
@@ -58,10 +58,13 @@ with DAG(
         keys = [key for key in s3.list_keys(bucket, prefix) if key.endswith(".out")]
         records = [json.loads(line) for key in keys for line in s3.read_key(key, bucket).splitlines()]
 
-        print(f"{'item':<10} {'users':>5}  the first of them")
+        table = [f"{'item':<10} {'users':>5}  the first of them"]
         for record in records:
-            users = record["output"].get("usersList", [])
-            print(f"{record['input']['itemId']:<10} {len(users):>5}  {', '.join(users[:4])}")
+            # A record that could not be served has an error instead, though the job is ACTIVE.
+            users = (record.get("output") or {}).get("usersList") or []
+            shown = record.get("error") or ", ".join(users[:4])
+            table.append(f"{record['input'].get('itemId', '?'):<10} {len(users):>5}  {shown}")
+        print("\n".join(table), flush=True)
         return len(records)
 
     list_jobs >> wait_for_job

@@ -36,9 +36,10 @@ def start_job(monkeypatch):
 class TestCreateSegmentJob:
     PATH = EXAMPLES / "create_segment_job.py"
 
-    def run(self, run_dag, local, **options):
+    def run(self, run_dag, local, conf=None, **options):
         version = local.add_solution_version("shop")
-        run = run_dag(self.PATH, {"solution_version_arn": version}, poke_interval=0.1, **options)
+        conf = {"solution_version_arn": version, **(conf or {})}
+        run = run_dag(self.PATH, conf, poke_interval=0.1, **options)
         (call,) = [call for call in local.calls if call.operation == "CreateBatchSegmentJob"]
         return run, call.parameters
 
@@ -51,6 +52,13 @@ class TestCreateSegmentJob:
         table = capsys.readouterr().out.partition("item       users  the first of them\n")[2].splitlines()
         items = [record["itemId"] for record in EXAMPLE_INPUT[BatchJobKind.SEGMENT]]
         assert [line.split()[:2] for line in table[:5]] == [[item, "100"] for item in items]
+
+    def test_prints_the_errors_of_records_that_could_not_be_served(self, start_job, run_dag, capsys):
+        run, _ = self.run(run_dag, start_job.local, {"items": ["b1042", ""]})
+        assert run.xcom("show_segments") == 2
+        table = capsys.readouterr().out.partition("item       users  the first of them\n")[2].splitlines()
+        assert table[0].startswith("b1042        100  user-")
+        assert table[1].startswith("               0  User error: Required fields for the provided")
 
     def test_prints_nothing_when_the_job_failed(self, start_job, run_dag, capsys):
         # The second half of the job's life is the worse one, whatever it is called.
