@@ -15,6 +15,7 @@ from airflow_provider_personalize_segments.airflow_compat import (
 from airflow_provider_personalize_segments.errors import (
     PersonalizeNewJobFailedError,
     PersonalizeNoSlotError,
+    PersonalizeUnavailableError,
     fail_on_invalid_parameters,
     load_error,
 )
@@ -238,20 +239,24 @@ class CreateBatchJobOperator(JobWaitingTask):
 
         ti, tries = context["ti"], self._find_tries(context)
         name = read_job_name(self._text(self.job_name), self.source_of("job_name"))
-        may_have_made = resumed or not tries.is_first
-        kept = tries.recall() if may_have_made else {}
+        request = self.build_request()
+        kept = tries.recall(self.kind, self.arn_region) if resumed or ti.try_number > 1 else {}
+        may_have_made = bool(kept) or resumed or not tries.is_first
+        if_exists = read_choice(self.if_exists, IF_EXISTS, self.source_of("if_exists")) or ADOPT
         self._creation = JobCreation(
             self.kind,
-            self.build_request(),
+            request,
             name
             or derive_job_name(
                 ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index
             ),
-            read_choice(self.if_exists, IF_EXISTS, self.source_of("if_exists")) or ADOPT,
+            if_exists,
             since=tries.find_start() if may_have_made else None,
             made_arn=kept.get("job_arn"),
-            is_derived=not name,
-            before_create=tries.keep,
+            made_request=kept.get("request"),
+            is_derived=not name and (resumed or tries.is_start_known),
+            # Only adopt finds the job by its name alone.
+            before_create=lambda arn: tries.keep(arn, request, is_needed=if_exists != ADOPT),
             log=self.log,
         )
         return self._creation
@@ -292,7 +297,7 @@ class CreateBatchJobOperator(JobWaitingTask):
         from airflow_provider_personalize_segments.triggers import PersonalizeCreateBatchJobTrigger
 
         tries = self._find_tries(context)
-        tries.keep(creation.job_arn)
+        tries.keep(creation.job_arn, creation.request)
         self.defer(
             trigger=PersonalizeCreateBatchJobTrigger(
                 kind=self.kind.name,
@@ -335,7 +340,7 @@ class CreateBatchJobOperator(JobWaitingTask):
         attempt = Attempt(ending["job_arn"], ending["job"])
         self.log.info("The triggerer has %s %s.", "found" if attempt.job else "created", attempt.job_arn)
         self._has_links = has_links(context)
-        self._find_tries(context).recall()  # so that only what is new is kept
+        self._find_tries(context).recall(self.kind, self.arn_region)  # so that only what is new is kept
         deadline = self._deadline(context)
         if ending["deadline"]:
             deadline = datetime.fromisoformat(ending["deadline"])
@@ -360,7 +365,9 @@ class CreateBatchJobOperator(JobWaitingTask):
 
     def _take(self, context: Context, attempt: Attempt) -> str:
         arn = self._job_arn = str(attempt.job_arn)
-        self._find_tries(context).keep(arn)
+        tries = self._find_tries(context)
+        if arn != tries.kept.get("job_arn"):
+            tries.keep(arn, tries.kept.get("request") or self.build_request())
         if self.do_xcom_push:
             context["ti"].xcom_push(key="return_value", value=arn)
         target = {"s3DataDestination": {"path": self.output_path}}
@@ -392,9 +399,21 @@ class CreateBatchJobOperator(JobWaitingTask):
         if self._job_arn is None:
             # Nobody knows how far the triggerer came; the name does.
             creation = self._make_creation(context, resumed=True)
-            found = creation.find(self.hook)
+            try:
+                found = creation.find(self.hook)
+            except PersonalizeUnavailableError as error:
+                status, found = str(error), None
+            if found is None and creation.failed and self._is_of_this_try(context, creation.failed[1]):
+                self._job_arn, job = creation.failed
+                raise self._job_failure(context, job)
             if found is None:
                 raise PersonalizeNoSlotError(creation.job_arn, status, self.pace.timeout)
-            self._take(context, found)
+            arn = self._take(context, found)
+            if not read_bool(self.wait_for_completion, self.source_of("wait_for_completion")):
+                return arn
             status = None
         return super()._ask_last(context, status)
+
+    def _is_of_this_try(self, context: Context, job: dict[str, Any]) -> bool:
+        created = job.get("creationDateTime")
+        return created is not None and datetime.fromisoformat(created) >= self._find_tries(context).start

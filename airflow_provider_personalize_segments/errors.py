@@ -245,8 +245,6 @@ def fail_on_invalid_parameters() -> Iterator[None]:
         raise InvalidParameterError(str(error)) from error
 
 
-CALL_ERRORS = (PersonalizeRequestError, PersonalizeUnavailableError, ConnectionNotFoundError)
-"""All that a call to AWS may end in."""
 _REFUSALS: tuple[type[AirflowFailException], ...] = (
     PersonalizeRequestError,
     PersonalizeJobExistsError,

@@ -67,7 +67,9 @@ class JobCreation:
     :param since: a job created later than this may be an earlier try's, or this one's before it was deferred;
         ``None`` when nothing can have been created so far
     :param made_arn: the ARN of the job that an earlier try may have created, where that is known
-    :param is_derived: whether the name follows from the task instance, so that nobody else uses it
+    :param made_request: what it asked for then; another job under this ARN is not its own
+    :param is_derived: whether the name follows from the task instance, and ``since`` is exact, so that a job
+        that has it can only be an earlier try's
     :param number: the number of the name to attempt next
     :param is_free: whether this name was seen to be free: a job of the same request that has it since counts
         as this task's own
@@ -84,6 +86,7 @@ class JobCreation:
         *,
         since: datetime | None,
         made_arn: str | None = None,
+        made_request: Mapping[str, Any] | None = None,
         is_derived: bool = False,
         number: int = 1,
         is_free: bool = False,
@@ -98,7 +101,10 @@ class JobCreation:
         self.is_derived = is_derived
         self.number = number
         self.is_free = is_free
+        self.failed: tuple[str, dict[str, Any]] | None = None
+        """The ARN of the last job of these tries that :meth:`find` passed by since it failed, and the job."""
         self._made_arn = made_arn
+        self._made_request = made_request or request
         self._before_create = before_create
         self._log = log
         self._is_refused = False
@@ -142,8 +148,10 @@ class JobCreation:
         """
         if self._made_arn:
             arn, job = self._made_arn, self._look(hook, self._made_arn)
-            if job is not None and classify_status(job["status"]) is not JobState.FAILED:
-                return self._adopt(arn, job)
+            if job is not None and self._is_kept(job):
+                if classify_status(job["status"]) is not JobState.FAILED:
+                    return self._adopt(arn, job)
+                self.failed = arn, job
             self._made_arn = None
         while (job := self._look(hook, self.job_arn)) is not None:
             if self._may_take(job):
@@ -198,6 +206,7 @@ class JobCreation:
         if failed and (self.if_exists != FAIL or earlier):
             if earlier and not differences:
                 self._candidate = None  # whatever came before, an earlier try moved on from it
+                self.failed = self.job_arn, dict(job)
             return False
         if differences and earlier and self.is_derived:
             self._log.warning(
@@ -215,6 +224,11 @@ class JobCreation:
             raise PersonalizeJobExistsError(self.job_arn, job["status"], differences)
         return True
 
+    def _is_kept(self, job: Mapping[str, Any]) -> bool:
+        """Tell whether a job is the one that was kept: a name that was free then may be another's now."""
+        own = self.if_exists == ADOPT or self._is_of_earlier_try(job)
+        return own and not find_differences(self.kind, self._made_request, job)
+
     def _is_of_earlier_try(self, job: Mapping[str, Any]) -> bool:
         created = job.get("creationDateTime")
         if self.since is None or created is None:
@@ -229,7 +243,7 @@ class JobCreation:
 
     def _adopt(self, job_arn: str, job: dict[str, Any]) -> Attempt:
         self._log.info(
-            "%s exists already, created at %s, and is what this task asks for: adopting it. It is %s.",
+            "%s exists already, created at %s: adopting it. It is %s.",
             job_arn,
             job.get("creationDateTime"),
             job["status"],

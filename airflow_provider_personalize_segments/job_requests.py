@@ -48,6 +48,8 @@ def read_job_name(value: object, source: str) -> str | None:
     :param source: where the value came from, for the error message
     """
     name = read_text(value, source)
+    if name == "None":
+        raise ValueError(f"{source}: 'None' is what a template makes of nothing, and no name for a job.")
     if name and not re.fullmatch(JOB_NAME_PATTERN, name):
         raise ValueError(
             f"{source}: {name!r} ({len(name)} characters) cannot be a job name. "

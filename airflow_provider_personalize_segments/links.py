@@ -7,11 +7,11 @@ computes it only when the task ends or defers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from airflow_provider_personalize_segments.airflow_compat import BaseOperatorLink, XCom
-from airflow_provider_personalize_segments.errors import CALL_ERRORS
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import BaseOperator, Context, TaskInstanceKey
@@ -98,15 +98,17 @@ def make_output_url(partition: str, region: str, path: str) -> str:
 
 def has_links(context: Context) -> bool:
     """
-    Tell whether a task has pushed its links already, before it was deferred.
+    Tell whether a task has pushed its links already, before it was deferred; where Airflow does not say, not.
 
     :param context: the task's context
     """
     ti = context.get("ti")
     if ti is None:
         return False
-    key = LINKS[0].xcom_key
-    return bool(ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index))
+    with suppress(Exception):  # whatever Airflow's API or database raises, no link is worth a task
+        key = LINKS[0].xcom_key
+        return bool(ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index))
+    return False
 
 
 def push_links(context: Context, hook: PersonalizeHook, job: Mapping[str, Any], log: Log) -> None:
@@ -133,7 +135,8 @@ def push_links(context: Context, hook: PersonalizeHook, job: Mapping[str, Any], 
     try:
         version = hook.describe_solution_version(solution_version_arn)
         urls[PersonalizeConsoleLink] = make_dataset_group_url(version["datasetGroupArn"])
-    except (*CALL_ERRORS, LookupError, ValueError) as error:
+    except Exception as error:
+        # Besides what AWS answers, an unreadable CA bundle, say, which the task's own calls tell of better.
         log.info("The link to the console leads to its first page only: %s", error)
         urls[PersonalizeConsoleLink] = make_personalize_url(partition, region)
     for link in LINKS:

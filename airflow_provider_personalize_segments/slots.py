@@ -120,8 +120,11 @@ class SlotQueue:
         :param reason: why it was refused
         """
         now = self._loop.time()
+        soon = now + interval * random.uniform(0.5, 1.0)
         if not self._tickets:
-            self._full_until = now + interval * random.uniform(0.5, 1.0)
+            self._full_until = soon
+        elif interval < min(each.interval for each in self._tickets):
+            self._full_until = min(self._full_until, soon)
         ticket = Ticket(creation, since, next(self._numbers), interval, now + min(interval, MIN_DELAY))
         ticket.reason = reason
         insort(self._tickets, ticket)
@@ -164,7 +167,9 @@ class SlotQueue:
         """Hand an error of the queue's own to all who wait, who would wait for ever otherwise."""
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            for ticket in self._tickets:
+            tickets = list(self._tickets)
+            self.close()  # so that whoever comes later gets a queue that works
+            for ticket in tickets:
                 if not ticket.future.done():
                     ticket.future.set_result(error)
 

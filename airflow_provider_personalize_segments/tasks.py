@@ -70,14 +70,16 @@ class PersonalizeTask(BaseOperator):
         with fail_on_invalid_parameters():
             arn_region = self.arn_region
             region_name = read_text(self.region_name, self.source_of("region_name"))
+            parameters: dict[str, Any] = {
+                "aws_conn_id": read_text(self.aws_conn_id, self.source_of("aws_conn_id")),
+                "region_name": resolve_region(region_name, arn_region, source=self.source_of("region_name")),
+                "verify": read_verify(self.verify, self.source_of("verify")),
+                "config": read_config(self.botocore_config, self.source_of("botocore_config")),
+            }
             try:
-                return PersonalizeHook(
-                    aws_conn_id=read_text(self.aws_conn_id, self.source_of("aws_conn_id")),
-                    region_name=resolve_region(region_name, arn_region, source=self.source_of("region_name")),
-                    verify=read_verify(self.verify, self.source_of("verify")),
-                    config=read_config(self.botocore_config, self.source_of("botocore_config")),
-                )
-            except TypeError as error:
+                return PersonalizeHook(**parameters)
+            except Exception as error:
+                # botocore raises all sorts of errors for wrong types, and nothing else can go wrong here.
                 raise ValueError(
                     f"{self.source_of('botocore_config')} with the keys {sorted(self.botocore_config or ())} "
                     f"is not a botocore configuration: {error}. "

@@ -50,7 +50,7 @@ with DAG(
         """Return where the output of each job is."""
         folders = [job["jobOutput"]["s3DataDestination"]["path"] for job in jobs]
         for folder in folders:
-            print(f"Segments are in {folder}")
+            print(f"Segments are in {folder}", flush=True)
         return folders
 
     report(wait_for_jobs.output)

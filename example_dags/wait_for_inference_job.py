@@ -38,7 +38,7 @@ with DAG(
     def announce(job: dict[str, Any]) -> str:
         """Return where the recommendations are."""
         folder: str = job["jobOutput"]["s3DataDestination"]["path"]
-        print(f"{job['jobName']} is {job['status']}: its recommendations are in {folder}")
+        print(f"{job['jobName']} is {job['status']}: its recommendations are in {folder}", flush=True)
         return folder
 
     announce(wait_for_job.output)

@@ -244,12 +244,9 @@ class TestWaiting:
         assert isinstance(done.errors["create"], PersonalizeJobTimeoutError)
         assert f"{ARN} was not ACTIVE when the timeout of 1 s was over" in str(done.errors["create"])
 
-    def test_never_waits_when_told_not_to_though_deferrable_is_the_default(
-        self, run, local, deferrable, monkeypatch
-    ):
+    def test_never_waits_when_told_not_to(self, run, local, deferrable):
         local._settings.progress = "by_hand"
-        monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", str(deferrable))
-        done = run(wait_for_completion=False)
+        done = run(wait_for_completion=False, deferrable=deferrable)
         assert done.states == {"create": "success", "downstream": "success"}
         # Once to see that the name is free, and never to see how the job is.
         assert local.calls.count(DESCRIBE) == 1
@@ -349,9 +346,6 @@ class TestOnce:
         assert execute(local, ti, context, if_exists="new") == f"{ARN}-2"
 
     def test_what_it_kept_before_a_create_that_nobody_heard_of_counts(self, local, monkeypatch):
-        def end_the_process(seconds):
-            raise KeyboardInterrupt
-
         context = {"task_state_store": Store()}
         local.faults.drop_answer(times=1, operation=CREATE)
         with monkeypatch.context() as patch:
@@ -376,12 +370,72 @@ class TestOnce:
             "could not be kept in Airflow's task state store: the API server" in line for line in read_log()
         )
 
+    @pytest.mark.parametrize("if_exists", ["fail", "new"])
+    def test_but_it_is_one_where_the_name_alone_does_not_tell_whose_a_job_is(self, local, if_exists):
+        with pytest.raises(RuntimeError, match="the API server is restarting"):
+            execute(local, None, {"task_state_store": Store(broken=True)}, if_exists=if_exists)
+        assert local.calls.count(CREATE) == 0
+
+    def test_a_store_that_recovers_is_written_when_the_job_is_there(self, local):
+        store = Store(broken=1)
+        assert execute(local, None, {"task_state_store": store}) == ARN
+        assert json.loads(store.kept["personalize_batch_job"])["job_arn"] == ARN
+
+    @pytest.mark.parametrize("if_exists", ["adopt", "fail"])
+    def test_another_tasks_job_that_got_the_kept_name_is_not_taken(self, local, monkeypatch, if_exists):
+        context = {"task_state_store": Store()}
+        local.faults.throttle(times=1, operation=CREATE)
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "sleep", end_the_process)
+            with pytest.raises(KeyboardInterrupt):
+                execute(local, TaskInstance(max_tries=1), context, retries=1, if_exists=if_exists)
+        local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version, num_results=7)
+        ti = TaskInstance(try_number=2, max_tries=1)
+        with pytest.raises(PersonalizeJobExistsError, match="numResults is 7 instead of 25"):
+            execute(local, ti, context, retries=1, if_exists=if_exists)
+
+    def test_what_was_kept_of_a_job_of_the_other_kind_or_region_does_not_count(self, local):
+        context = {"task_state_store": Store()}
+        execute(local, TaskInstance(max_tries=2), context, retries=2, wait_for_completion=False)
+        version = local.add_solution_version("shop", region_name="eu-west-1")
+        ti = TaskInstance(try_number=2, max_tries=2)
+        elsewhere = execute(
+            local, ti, context, retries=2, wait_for_completion=False, solution_version_arn=version
+        )
+        assert elsewhere == ARN.replace("us-east-1", "eu-west-1")
+        similar = PersonalizeCreateBatchInferenceJobOperator(
+            task_id="create",
+            solution_version_arn=local.add_solution_version("similar", "aws-similar-items"),
+            role_arn=ROLE,
+            input_path="s3://demo-bucket/input/segment.jsonl",
+            output_path="s3://demo-bucket/output/",
+            job_name="weekly",
+            retries=2,
+            wait_for_completion=False,
+        )
+        ti = TaskInstance(try_number=3, max_tries=2)
+        assert similar.execute({"ti": ti, **context}) == ARN.replace("segment", "inference")
+
+    def test_a_cleared_task_takes_no_different_job_where_airflow_does_not_tell_whose_it_is(self, local):
+        execute(local, job_name=None)
+        # Cleared with another role, and its first try died: without a store, as before 3.3.
+        ti = TaskInstance(try_number=3, max_tries=2)
+        with pytest.raises(PersonalizeJobExistsError, match=f"roleArn is '{ROLE}' instead of '{ROLE}2'"):
+            execute(local, ti, job_name=None, retries=1, role_arn=f"{ROLE}2")
+
     def test_one_that_cannot_be_read_is_a_reason_to_wait_for_the_next_try(self, local):
         # Under another name now: who does not know what the last try did should not create.
         ti = TaskInstance(try_number=2, max_tries=2)
         with pytest.raises(RuntimeError, match="the API server is restarting"):
             execute(local, ti, {"task_state_store": Store(broken=True)}, retries=2, job_name="late")
         assert jobs(local) == {}
+
+    def test_nor_starts_another_where_airflow_has_a_store(self, local):
+        context = {"task_state_store": Store()}
+        execute(local, TaskInstance(max_tries=2), context, retries=2, if_exists="new")
+        ti = TaskInstance(try_number=2, max_tries=2)
+        assert execute(local, ti, context, retries=0, if_exists="new") == ARN
+        assert local.calls.count(CREATE) == 1
 
     def test_a_task_whose_retries_were_lowered_still_finds_its_job(self, local):
         execute(local, TaskInstance(max_tries=2), retries=2)
@@ -404,8 +458,16 @@ class TestOnce:
         assert hidden
 
 
+def end_the_process(seconds):
+    raise KeyboardInterrupt
+
+
 class Store:
-    """As Airflow's task state store, which needs a supervisor; test_running_creation.py uses that one."""
+    """
+    As Airflow's task state store, which needs a supervisor; test_running_creation.py uses that one.
+
+    :param broken: whether it is broken for good, or for so many writes
+    """
 
     def __init__(self, broken=False):
         self.kept, self.broken = {}, broken
@@ -417,8 +479,73 @@ class Store:
 
     def set(self, key, value):
         if self.broken:
+            self.broken = self.broken if self.broken is True else self.broken - 1
             raise RuntimeError("the API server is restarting")
         self.kept[key] = json.dumps(value)
+
+
+class TestDeferring:
+    """What the triggerer is told, and what is kept for when it dies."""
+
+    def defer(self, local, **options):
+        ti, store = TaskInstance(start_date=datetime.now(UTC) - timedelta(seconds=5)), Store()
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - Airflow's TaskDeferred is no Exception
+            execute(local, ti, {"task_state_store": store}, deferrable=True, **options)
+        assert type(caught.value).__name__ == "TaskDeferred"
+        assert caught.value.method_name == "execute_created"
+        return ti, json.loads(store.kept["personalize_batch_job"]), caught.value.trigger.serialize()[1]
+
+    def test_for_a_slot(self, local):
+        others = [
+            local.add_job(
+                BatchJobKind.SEGMENT, f"other-{i}", solution_version_arn=local.version, status="PENDING"
+            )
+            for i in range(5)
+        ]
+        options = {"timeout": 60, "execution_timeout": timedelta(seconds=30), "tags": {"team": "growth"}}
+        ti, kept, told = self.defer(local, **options)
+        start = ti.start_date
+        request = operator(local, tags={"team": "growth"}).build_request()
+        assert "LimitExceededException" in told.pop("reason")
+        assert told == {
+            "kind": "segment",
+            "request": request,
+            "job_name": "weekly",
+            "if_exists": "adopt",
+            "number": 1,
+            "is_derived": False,
+            "is_free": True,
+            "made_since": start.isoformat(),
+            "waiting_since": start.isoformat(),
+            "deadline": (start + timedelta(seconds=60)).isoformat(),
+            "execution_deadline": (start + timedelta(seconds=30)).isoformat(),
+            "poke_interval": 0.1,
+            "aws_conn_id": "aws_default",
+            "region_name": "us-east-1",
+            "verify": None,
+            "botocore_config": ONE_TRY,
+        }
+        del request["tags"]
+        assert kept == {
+            "job_arn": ARN, "request": request, "since": start.isoformat(), "max_tries": 0
+        }  # fmt: skip
+        assert len(others) == 5
+        assert local.calls.count(CREATE) == 1
+
+    def test_for_faults_that_last(self, local):
+        local.faults.throttle(operation=DESCRIBE)
+        _, kept, told = self.defer(local, job_name=None)
+        assert (told["is_free"], told["is_derived"]) == (False, True)
+        assert "ThrottlingException" in told["reason"]
+        assert kept["job_arn"].endswith(told["job_name"])
+        assert local.calls.count(DESCRIBE) == 3
+
+    def test_under_the_number_that_is_free(self, local):
+        local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version)
+        local.faults.throttle(operation=CREATE)
+        _, kept, told = self.defer(local, if_exists="new")
+        assert (told["job_name"], told["number"], told["is_free"]) == ("weekly", 2, True)
+        assert kept["job_arn"] == f"{ARN}-2"
 
 
 class TestEarly:
@@ -485,10 +612,10 @@ class TestKilled:
 class TestResuming:
     """Nothing but our own events is success, and what nobody told, the name does."""
 
-    def resume(self, local, method, payload, **options):
+    def resume(self, local, method, payload, ti=None, **options):
         task = operator(local, **options)
         kwargs = payload if method == "__fail__" else {"event": payload}
-        return task.resume_execution(method, kwargs, {"ti": TaskInstance()})
+        return task.resume_execution(method, kwargs, {"ti": ti or TaskInstance()})
 
     def event(self, **members):
         given = {
@@ -551,6 +678,41 @@ class TestResuming:
             self.resume(local, "__fail__", {"error": "Trigger timeout"})
         assert local.calls.count(CREATE) == 0
 
+    def test_a_job_that_it_created_and_that_failed_is_told_with_its_reason(self, local):
+        ti = TaskInstance(max_tries=1)
+        local.fail_job("weekly", "The role may not")
+        execute(local, ti, wait_for_completion=False)
+        for _ in range(3):
+            local.job(ARN)
+        local.set_status(ARN, "CREATE FAILED", "The role may not")
+        with pytest.raises(PersonalizeNewJobFailedError, match="ended in CREATE FAILED: The role may not"):
+            self.resume(local, "__fail__", {"error": "Trigger timeout"}, ti=ti, retries=1)
+        event = self.event(outcome="timeout", job_arn=None, reason="full")
+        with pytest.raises(PersonalizeJobFailedError, match="ended in CREATE FAILED: The role may not"):
+            self.resume(local, "execute_created", event, ti=TaskInstance(start_date=ti.start_date))
+
+    def test_one_of_an_earlier_try_is_not(self, local):
+        local.fail_job("weekly", "The role may not")
+        execute(local, TaskInstance(max_tries=1), wait_for_completion=False)
+        local.set_status(ARN, "CREATE FAILED", "The role may not")
+        ti = TaskInstance(try_number=2, max_tries=1)
+        with pytest.raises(PersonalizeNoSlotError, match=f"{ARN}-2 could not be created"):
+            self.resume(local, "__fail__", {"error": "Trigger timeout"}, ti=ti, retries=1)
+
+    def test_who_does_not_wait_for_the_job_does_not_then_either(self, local):
+        local._settings.progress = "by_hand"
+        ti = TaskInstance()
+        execute(local, ti, wait_for_completion=False)
+        assert (
+            self.resume(local, "__fail__", {"error": "Trigger timeout"}, ti=ti, wait_for_completion=False)
+            == ARN
+        )
+
+    def test_when_aws_does_not_tell_how_far_it_came_the_time_is_over_all_the_same(self, local):
+        local.faults.throttle()
+        with pytest.raises(PersonalizeNoSlotError, match="within the timeout of .*ThrottlingException"):
+            self.resume(local, "__fail__", {"error": "Trigger timeout"})
+
     def test_a_trigger_that_broke_is_retried(self, local):
         with pytest.raises(TriggerFailedError, match="Waiting in the triggerer failed: it broke"):
             self.resume(local, "__fail__", {"error": "it broke"})
@@ -571,6 +733,10 @@ class TestChecked:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
+            (
+                {"job_name": "None"},
+                "job_name of task 'create': 'None' is what a template makes of",
+            ),
             ({"job_name": "weekly job"}, "job_name of task 'create': 'weekly job' (10 characters) cannot be"),
             ({"solution_version_arn": "shop"}, "solution_version_arn of task 'create': 'shop' is not an"),
             (

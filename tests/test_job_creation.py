@@ -208,8 +208,8 @@ class TestWhatIsThere:
             assert creation.attempt(world.hook) == Attempt(world.arn(), world.described())
             assert lines() == [
                 *([taken] if if_exists == NEW else []),
-                f"{world.arn()} exists already, created at 2026-01-31T08:00:00+00:00, and is what this task "
-                "asks for: adopting it. It is CREATE IN_PROGRESS.",
+                f"{world.arn()} exists already, created at 2026-01-31T08:00:00+00:00: adopting it. "
+                "It is CREATE IN_PROGRESS.",
             ]
         else:
             name = "weekly" if outcome == MADE else "weekly-2"
@@ -548,19 +548,44 @@ class TestOnlyLooking:
 class TestKept:
     """What an earlier try kept is its own, whatever it is called and whatever is asked for now."""
 
+    def creation(self, world, if_exists=ADOPT, num_results=25, since=EARLIER_TRYS):
+        kept = {**world.request, "numResults": num_results}
+        return world.creation(if_exists, since, made_arn=world.arn("weekly-7"), made_request=kept)
+
     @pytest.mark.parametrize("if_exists", IF_EXISTS)
     def test_is_taken_first(self, world, if_exists):
         world.add()
         world.add("weekly-7", num_results=99)
-        creation = world.creation(if_exists, made_arn=world.arn("weekly-7"))
+        creation = self.creation(world, if_exists, num_results=99)
         assert creation.attempt(world.hook).job_arn == world.arn("weekly-7")
         assert world.calls() == [DESCRIBE]
+
+    @pytest.mark.parametrize("if_exists", IF_EXISTS)
+    def test_is_not_another_job_that_got_the_name_first(self, world, if_exists):
+        world.add("weekly-7", num_results=99)
+        creation = self.creation(world, if_exists)
+        assert creation.attempt(world.hook).job_arn == world.arn()
+        assert world.calls() == [DESCRIBE, DESCRIBE, CREATE]
+
+    @pytest.mark.parametrize(
+        ("if_exists", "name"), [("adopt", "weekly-7"), ("fail", "weekly"), ("new", "weekly")]
+    )
+    def test_is_one_from_before_the_first_try_only_when_it_was_adopted(self, world, if_exists, name):
+        world.add("weekly-7")
+        creation = self.creation(world, if_exists, since=OLDER)
+        assert creation.attempt(world.hook).job_arn == world.arn(name)
+
+    def test_is_remembered_when_it_failed(self, world):
+        world.add("weekly-7", FAILED)
+        creation = self.creation(world)
+        assert creation.find(world.hook) is None
+        assert creation.failed == (world.arn("weekly-7"), world.described("weekly-7"))
 
     @pytest.mark.parametrize("status", [FAILED, None])
     def test_is_passed_by_when_it_failed_or_was_never_created(self, world, status):
         if status:
             world.add("weekly-7", status)
-        creation = world.creation(made_arn=world.arn("weekly-7"))
+        creation = self.creation(world)
         assert creation.attempt(world.hook).job_arn == world.arn()
 
     def test_is_asked_for_again_when_aws_does_not_answer(self, world):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import re
 from urllib.parse import parse_qs, urlsplit
@@ -180,6 +181,18 @@ class TestLinks:
         assert asked == [(CONSOLE_KEY, "the key")]
 
 
+class TestHas:
+    def test_tells_whether_they_were_pushed(self):
+        ti = TaskInstance()
+        assert not links.has_links({"ti": ti})
+        ti.xcoms[CONSOLE_KEY] = "x"
+        assert links.has_links({"ti": ti})
+
+    @pytest.mark.parametrize("context", [{}, {"ti": object()}], ids=["no task instance", "Airflow fails"])
+    def test_tells_no_where_nobody_knows(self, context):
+        assert not links.has_links(context)
+
+
 class TestPush:
     def test_makes_both_links_at_the_cost_of_one_call(self, local, hook, job):
         assert push(hook, job) == {CONSOLE_KEY: GROUP_URL, OUTPUT_KEY: OUTPUT_URL}
@@ -225,6 +238,14 @@ class TestPush:
             f"INFO The link to the console leads to its first page only: DescribeSolutionVersion {words}",
             line,
         )
+
+    def test_leads_to_the_first_page_whatever_else_is_wrong(self, local, job, caplog, monkeypatch):
+        caplog.set_level(logging.INFO)
+        # A connection that no client can be made of.
+        extra = {"region_name": "us-east-1", "config_kwargs": {"retries": 5}}
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({"conn_type": "aws", "extra": extra}))
+        assert push(PersonalizeHook("other"), job) == {CONSOLE_KEY: FIRST_PAGE_URL, OUTPUT_KEY: OUTPUT_URL}
+        assert "leads to its first page only: 'int' object has no attribute 'items'" in lines(caplog)[0]
 
     def test_leads_to_the_first_page_when_the_solution_version_is_gone(self, hook, job, caplog):
         caplog.set_level(logging.INFO)

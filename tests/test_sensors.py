@@ -206,13 +206,17 @@ class TestDeferring:
     def test_the_default_is_airflows(self, default):
         code = (
             "from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor as S;"
-            "print('deferrable:', S(task_id='t', job_arn='a').deferrable)"
+            "from airflow_provider_personalize_segments.operators import "
+            "PersonalizeCreateBatchSegmentJobOperator as O;"
+            "names = ('solution_version_arn', 'role_arn', 'input_path', 'output_path');"
+            "print('deferrable:', S(task_id='t', job_arn='a').deferrable,"
+            " O(task_id='o', **dict.fromkeys(names, 'x')).deferrable)"
         )
         environment = {**os.environ, "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": str(default)}
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
         )
-        assert f"deferrable: {default}" in done.stdout
+        assert f"deferrable: {default} {default}" in done.stdout
 
 
 class TestBadInput:
@@ -243,12 +247,16 @@ class TestBadInput:
         assert isinstance(caught.value, ValueError)
         assert len(personalize.calls) == 0
 
-    def test_a_wrong_botocore_configuration_is_refused(self):
+    @pytest.mark.parametrize(
+        "config", [{"nope": 1}, {"retries": 5}, {"s3": 3}, {"retries": {"mode": "foo"}}], ids=str
+    )
+    def test_a_wrong_botocore_configuration_is_refused(self, config):
+        (key,) = config
         with pytest.raises(
             InvalidParameterError,
-            match=r"botocore_config of task 'wait' with the keys \['nope'\] is not a botocore",
+            match=rf"botocore_config of task 'wait' with the keys \['{key}'\] is not a botocore",
         ):
-            make_sensor(NO_JOB, botocore_config={"nope": 1}).execute({})
+            make_sensor(NO_JOB, botocore_config=config).execute({})
 
     def test_nothing_is_checked_before_it_is_rendered(self):
         sensor = make_sensor("{{ params.arn }}", region_name="{{ params.region }}", verify="{{ params.v }}")

@@ -164,6 +164,27 @@ class TestTurns:
 
         assert [payload["outcome"] for payload in asyncio.run(main())] == ["created"] * 4
 
+    def test_who_asks_seldom_does_not_hold_up_who_asks_often(self, local, make):
+        async def main():
+            slow = asyncio.create_task(wait_for(make(1, poke_interval=3600)))
+            await until(lambda: connections._connections)
+            assert (await wait_for(make(2, job_name="job-2")))["outcome"] == "created"
+            slow.cancel()
+            await asyncio.gather(slow, return_exceptions=True)
+
+        asyncio.run(main())
+
+    def test_nobody_asks_before_the_worker_that_deferred_it_is_gone(self, local):
+        async def main():
+            settings = ConnectionSettings("aws_default", "us-east-1", None, None)
+            queue, now = shared_queue(settings, "segment"), asyncio.get_running_loop().time()
+            tickets = [queue.join(None, START, interval) for interval in (60, 3)]
+            assert [round(ticket.due - now) for ticket in tickets] == [7, 3]
+            for ticket in tickets:
+                queue.leave(ticket)
+
+        asyncio.run(main())
+
     def test_who_is_refused_for_good_leaves_the_turn_to_the_next(self, local, make):
         unknown = make(0)
         unknown.request = {**unknown.request, "solutionVersionArn": f"{local.version}0"}
@@ -287,7 +308,7 @@ class TestDeadlines:
 
 class TestBreaking:
     def test_an_error_of_the_queues_own_is_told_to_all(self, local, make):
-        fill(local)
+        others = fill(local)
 
         async def main():
             deadline = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
@@ -297,7 +318,12 @@ class TestBreaking:
             (connection,) = shared.values()
             # As if memory were short: the queue itself breaks, not a call.
             connection.part((SlotQueue, "segment"), None)._next = None
-            return await waiting
+            payloads = await waiting
+            for arn in others:
+                local.set_status(arn, "ACTIVE")
+            # Whoever comes then finds a queue that works.
+            assert (await wait_for(make(3)))["outcome"] == "created"
+            return payloads
 
         payloads = asyncio.run(main())
         assert [payload["outcome"] for payload in payloads] == ["error"] * 3
