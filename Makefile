@@ -69,7 +69,7 @@ bench: $(READY) $(BENCH)/.ready  ## Measure importing and waiting, side by side 
 	@$(BENCH)/bin/python benchmarks/waiting_cost.py --triggers $(TRIGGERS)
 
 wheel: $(READY)  ## Build the wheel into dist/
-	@rm -rf dist && $(BIN)/uv build --quiet --wheel --out-dir dist
+	@rm -rf dist && $(BIN)/uv build --quiet --wheel --out-dir dist && ls dist/*.whl
 
 # Names and versions only: where packages come from is the business of the machine that installs them.
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links \

@@ -130,7 +130,7 @@ class PersonalizeJobTimeoutError(_PicklableError, AirflowSensorTimeout):
         known = f"its last known status is {status}" if status else "Personalize never told its status"
         super().__init__(
             f"{job_arn} was not ACTIVE when the timeout of {timeout:g} s was over; {known}. "
-            "The job goes on by itself: raise timeout if it may take longer."
+            "The job goes on by itself: clear the task to wait on, and raise timeout if it may take longer."
         )
 
 
@@ -242,7 +242,8 @@ def fail_on_invalid_parameters() -> Iterator[None]:
     except InvalidParameterError:
         raise
     except ValueError as error:
-        raise InvalidParameterError(str(error)) from error
+        # One sentence, not two tracebacks that say the same.
+        raise InvalidParameterError(str(error)) from None
 
 
 _REFUSALS: tuple[type[AirflowFailException], ...] = (

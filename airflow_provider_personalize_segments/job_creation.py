@@ -158,7 +158,7 @@ class JobCreation:
                 return self._adopt(self.job_arn, job)
             if self.number == MAX_NUMBER:
                 break
-            self._move_on()
+            self._move_on(job["status"])
         if self._candidate:
             return self._adopt(*self._candidate)
         if job is not None:
@@ -235,11 +235,13 @@ class JobCreation:
             return False
         return datetime.fromisoformat(created) >= self.since - CLOCK_DIFFERENCE
 
-    def _move_on(self) -> None:
+    def _move_on(self, status: str) -> None:
         taken = self.name
         self.number += 1
         self.is_free = False
-        self._log.info("There is a %s %s already; trying %s.", self.kind.title, taken, self.name)
+        self._log.info(
+            "There is a %s %s already, which is %s; trying %s.", self.kind.title, taken, status, self.name
+        )
 
     def _adopt(self, job_arn: str, job: dict[str, Any]) -> Attempt:
         self._log.info(

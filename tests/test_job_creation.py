@@ -193,7 +193,9 @@ class TestWhatIsThere:
         world.calls()
         creation = world.creation(if_exists, since)
         describe, create = kind.describe_operation, kind.create_operation
-        taken = f"There is a {kind.title} weekly already; trying weekly-2."
+        status = world.described()["status"] if THERE[there] else None
+        world.calls()
+        taken = f"There is a {kind.title} weekly already, which is {status}; trying weekly-2."
         if outcome in (DIFFERENT, TAKEN):
             with pytest.raises(PersonalizeJobExistsError) as caught:
                 creation.attempt(world.hook)
@@ -260,7 +262,7 @@ class TestNumbers:
         assert world.creation().attempt(world.hook) == Attempt(world.arn("weekly-5"))
         assert world.calls() == [DESCRIBE] * 5 + [CREATE]
         assert lines()[-2:] == [
-            "There is a batch segment job weekly-4 already; trying weekly-5.",
+            "There is a batch segment job weekly-4 already, which is CREATE FAILED; trying weekly-5.",
             f"Created {world.arn('weekly-5')}.",
         ]
 

@@ -129,6 +129,12 @@ def test_the_guide_to_creating_creates_a_job(run_dag, local_personalize, monkeyp
     assert "/weekly_segments-create_segments-20" in run.xcom("create_segments")
 
 
+def test_the_guide_to_creating_has_every_parameter():
+    table = (PROJECT / "docs" / "creating.md").read_text().partition("## Parameters")[2].partition("\n## ")[0]
+    told = [name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(told) == sorted(operators.PersonalizeCreateBatchInferenceJobOperator.template_fields)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_what_it_links_to_is_there(document):
     for target in re.findall(r"\]\(([^)#]+)", document.read_text()):

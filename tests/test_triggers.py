@@ -306,7 +306,8 @@ class TestResuming:
             self.resume({**GOOD, "outcome": "timeout", "job": job}, timeout=90)
         assert str(caught.value) == (
             f"{ARN} was not ACTIVE when the timeout of 90 s was over; its last known status is "
-            "CREATE IN_PROGRESS. The job goes on by itself: raise timeout if it may take longer."
+            "CREATE IN_PROGRESS. The job goes on by itself: clear the task to wait on, and raise timeout if "
+            "it may take longer."
         )
 
     def test_an_execution_timeout_is_airflows(self):

@@ -82,6 +82,12 @@ def run_standalone(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         "AIRFLOW__WEBSERVER__WEB_SERVER_HOST": "127.0.0.1",
         "AIRFLOW__WEBSERVER__WEB_SERVER_PORT": str(port),
         "AIRFLOW__WEBSERVER__WORKERS": "1",
+        # Airflow 2's REST API takes login and password, too.
+        "AIRFLOW__API__AUTH_BACKENDS": "airflow.api.auth.backend.basic_auth,airflow.api.auth.backend.session",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        # Where these are taken, another Airflow's logs would be asked for, and refused.
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(find_port(8793)),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(find_port(8794)),
     }
     with (home / "airflow.log").open("a") as log:
         process = subprocess.Popen(
@@ -176,7 +182,8 @@ def _run(home: Path) -> None:
             print(f"Airflow is at http://127.0.0.1:{port}, login {USER}, password {PASSWORD}.")
             print(
                 "Trigger one of its DAGs: the jobs they wait for have just been started, and take "
-                f"{2 * SECONDS_PER_STATUS:.0f} seconds. Ctrl-C ends everything.",
+                f"{2 * SECONDS_PER_STATUS:.0f} seconds; tasks ask about them once a minute. "
+                "Ctrl-C ends everything.",
                 flush=True,
             )
             process.wait()
