@@ -627,6 +627,21 @@ class TestResuming:
         local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version)
         assert self.resume(local, "execute_created", self.event()) == ARN
 
+    def test_the_job_that_it_is_replaces_the_one_that_was_kept_and_nothing_else(self, local):
+        local.add_job(BatchJobKind.SEGMENT, "weekly-2", solution_version_arn=local.version)
+        kept = {
+            "job_arn": ARN,
+            "request": operator(local, num_results=7).build_request(),
+            "since": (datetime.now(UTC) - timedelta(hours=1)).isoformat(),
+            "max_tries": 0,
+        }
+        store = Store()
+        store.set("personalize_batch_job", kept)
+        context = {"ti": TaskInstance(), "task_state_store": store}
+        kwargs = {"event": self.event(job_arn=f"{ARN}-2")}
+        assert operator(local).resume_execution("execute_created", kwargs, context) == f"{ARN}-2"
+        assert store.get("personalize_batch_job") == {**kept, "job_arn": f"{ARN}-2"}
+
     @pytest.mark.parametrize(
         "members",
         [
