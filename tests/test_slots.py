@@ -168,7 +168,8 @@ class TestTurns:
         async def main():
             slow = asyncio.create_task(wait_for(make(1, poke_interval=3600)))
             await until(lambda: connections._connections)
-            assert (await wait_for(make(2, job_name="job-2")))["outcome"] == "created"
+            deadline = (datetime.now(UTC) + timedelta(seconds=20)).isoformat()
+            assert (await wait_for(make(2, deadline=deadline)))["outcome"] == "created"
             slow.cancel()
             await asyncio.gather(slow, return_exceptions=True)
 
@@ -308,7 +309,7 @@ class TestDeadlines:
 
 class TestBreaking:
     def test_an_error_of_the_queues_own_is_told_to_all(self, local, make):
-        others = fill(local)
+        fill(local)
 
         async def main():
             deadline = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
@@ -318,17 +319,29 @@ class TestBreaking:
             (connection,) = shared.values()
             # As if memory were short: the queue itself breaks, not a call.
             connection.part((SlotQueue, "segment"), None)._next = None
-            payloads = await waiting
-            for arn in others:
-                local.set_status(arn, "ACTIVE")
-            # Whoever comes then finds a queue that works.
-            assert (await wait_for(make(3)))["outcome"] == "created"
-            return payloads
+            return await waiting
 
         payloads = asyncio.run(main())
         assert [payload["outcome"] for payload in payloads] == ["error"] * 3
         assert {payload["error"]["type"] for payload in payloads} == {"TypeError"}
         assert connections._connections == {}
+
+    def test_who_comes_before_those_have_left_gets_a_queue_that_works(self, local):
+        async def main():
+            settings = ConnectionSettings("aws_default", "us-east-1", None, None)
+            broken = shared_queue(settings, "segment")
+            ticket = broken.join(None, START, 60)
+            broken._next = None
+            assert isinstance(await ticket.future, TypeError)
+            queue = shared_queue(settings, "segment")
+            assert queue is not broken
+            other = queue.join(None, START, 60)
+            broken.leave(ticket)
+            assert shared_queue(settings, "segment") is queue
+            queue.leave(other)
+            assert connections._connections == {}
+
+        asyncio.run(main())
 
 
 class TestLeaving:
