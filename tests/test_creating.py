@@ -58,7 +58,7 @@ with DAG("shop", schedule=None, default_args={{"retries": 0}}) as dag:
 
 
 @pytest.fixture
-def local(monkeypatch):
+def local(monkeypatch, _airflow_database):  # Airflow 2 is asked there when earlier tries began
     with LocalPersonalize(progress="by_call", calls=2) as local:
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local.airflow_connection())
         ExampleJobs(local).put_input(BatchJobKind.SEGMENT)
