@@ -366,8 +366,10 @@ class CreateBatchJobOperator(JobWaitingTask):
     def _take(self, context: Context, attempt: Attempt) -> str:
         arn = self._job_arn = str(attempt.job_arn)
         tries = self._find_tries(context)
-        if arn != tries.kept.get("job_arn"):
-            tries.keep(arn, tries.kept.get("request") or self.build_request())
+        # As it was asked for, which is not what templates render to when the task is resumed.
+        request = tries.kept.get("request") or (self._creation and self._creation.request)
+        if request and arn != tries.kept.get("job_arn"):
+            tries.keep(arn, request)
         if self.do_xcom_push:
             context["ti"].xcom_push(key="return_value", value=arn)
         target = {"s3DataDestination": {"path": self.output_path}}
@@ -403,7 +405,7 @@ class CreateBatchJobOperator(JobWaitingTask):
                 found = creation.find(self.hook)
             except PersonalizeUnavailableError as error:
                 status, found = str(error), None
-            if found is None and creation.failed and self._is_of_this_try(context, creation.failed[1]):
+            if found is None and creation.failed and self._find_tries(context).has_seen(creation.failed[1]):
                 self._job_arn, job = creation.failed
                 raise self._job_failure(context, job)
             if found is None:
@@ -413,7 +415,3 @@ class CreateBatchJobOperator(JobWaitingTask):
                 return arn
             status = None
         return super()._ask_last(context, status)
-
-    def _is_of_this_try(self, context: Context, job: dict[str, Any]) -> bool:
-        created = job.get("creationDateTime")
-        return created is not None and datetime.fromisoformat(created) >= self._find_tries(context).start

@@ -55,6 +55,15 @@ class TaskTries:
         """Whether there was none before."""
         return bool(self._ti.try_number == self.first)
 
+    def has_seen(self, job: Mapping[str, Any]) -> bool:
+        """
+        Tell whether a job was created since this try began.
+
+        :param job: the job as Describe gives it, as plain JSON
+        """
+        created = job.get("creationDateTime")
+        return created is not None and datetime.fromisoformat(created) >= self.start
+
     def keep(self, job_arn: str, request: Mapping[str, Any], *, is_needed: bool = False) -> None:
         """
         Keep a job for later tries; only where Airflow has a place for it.

@@ -627,6 +627,10 @@ class TestResuming:
         local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version)
         assert self.resume(local, "execute_created", self.event()) == ARN
 
+    def test_a_created_job_is_not_lost_to_a_template_that_renders_to_nonsense_now(self, local):
+        local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version)
+        assert self.resume(local, "execute_created", self.event(), num_results="none any more") == ARN
+
     def test_the_job_that_it_is_replaces_the_one_that_was_kept_and_nothing_else(self, local):
         local.add_job(BatchJobKind.SEGMENT, "weekly-2", solution_version_arn=local.version)
         kept = {
