@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from airflow_provider_personalize_segments.testing.validation import service_model
+
 FaultName = Literal[
     "throttle",
     "server_error",
@@ -43,6 +45,8 @@ class Faults:
     spare the others. With neither ``times`` nor ``share`` every call goes wrong until :meth:`clear`; with
     both, a share of calls until so many went wrong. Of several faults that apply to one call, the one asked
     for first happens; :meth:`slow` happens besides.
+
+    What cannot happen, such as an operation that Personalize does not have, is a ``ValueError``.
 
     botocore retries throttling, 5xx and lost connections by itself, up to four times by default; each of
     its attempts is a call.
@@ -164,6 +168,11 @@ class Faults:
             raise ValueError(f"times: expected 1 or more, got {fault.times!r}.")
         if fault.share is not None and not 0.0 <= fault.share <= 1.0:
             raise ValueError(f"share: expected 0.0 to 1.0, got {fault.share!r}.")
+        if fault.operation is not None and fault.operation not in service_model().operation_names:
+            raise ValueError(
+                "operation: expected the name of a Personalize operation, such as DescribeBatchSegmentJob, "
+                f"got {fault.operation!r}."
+            )
         with self._lock:
             self._faults.append(fault)
 

@@ -206,8 +206,13 @@ class TestChoice:
             ({"times": 0}, "times: expected 1 or more, got 0"),
             ({"share": 1.5}, "share: expected 0.0 to 1.0, got 1.5"),
             ({"status": 418}, "status: expected 500 or 503, got 418"),
+            (
+                {"operation": "describe_batch_segment_job"},
+                "operation: expected the name of a Personalize operation, such as DescribeBatchSegmentJob, "
+                "got 'describe_batch_segment_job'",
+            ),
         ],
     )
-    def test_wrong_numbers(self, options, words):
+    def test_what_cannot_be(self, options, words):
         with pytest.raises(ValueError, match=words):
             Faults().server_error(**options)
