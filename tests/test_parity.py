@@ -14,6 +14,7 @@ import pytest
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.testing import LocalPersonalize
+from airflow_provider_personalize_segments.testing.ports import hold_port
 
 MODES = ("poke", "reschedule", "deferrable")
 OPTIONS = ("plain", "soft_fail", "never_fail", "silent_fail")
@@ -67,11 +68,11 @@ with DAG("parity", schedule=None, default_args={"retries": 0}) as dag:
 class Relay:
     """A port in front of the local Personalize that can refuse connections, as a restarting endpoint does."""
 
-    def __init__(self, target):
+    def __init__(self, target, port):
         self.target = target
         self.connections = set()
         self.server = None
-        self.port = 0
+        self.port = port
         self.open()
 
     def open(self):
@@ -90,7 +91,6 @@ class Relay:
             allow_reuse_address = True
 
         self.server = Server(("127.0.0.1", self.port), Handler)
-        self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, args=(0.01,)).start()
 
     def close(self):
@@ -214,7 +214,9 @@ class RefusedForAWhile(Scene):
 
     def __init__(self, local):
         super().__init__(local)
-        self.relay = Relay(("127.0.0.1", int(local.endpoint_url.rpartition(":")[2])))
+        self.held = contextlib.ExitStack()
+        port = self.held.enter_context(hold_port())
+        self.relay = Relay(("127.0.0.1", int(local.endpoint_url.rpartition(":")[2])), port)
 
     def connection(self):
         connection = json.loads(super().connection())
@@ -229,6 +231,7 @@ class RefusedForAWhile(Scene):
 
     def end(self):
         self.relay.close()
+        self.held.close()
 
 
 class MalformedForAWhile(ForAWhile):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +32,7 @@ from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.polling import JobPoller
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 from airflow_provider_personalize_segments.testing import LocalPersonalize
+from airflow_provider_personalize_segments.testing.ports import hold_port
 from airflow_provider_personalize_segments.triggers import (
     PersonalizeBatchJobTrigger,
     PersonalizeCreateBatchJobTrigger,
@@ -64,6 +64,12 @@ def run(trigger):
     (payload,) = asyncio.run(collect())
     assert json.loads(json.dumps(payload)) == payload
     return payload
+
+
+@pytest.fixture
+def port():
+    with hold_port() as port:
+        yield port
 
 
 @pytest.fixture
@@ -189,9 +195,7 @@ class TestEvents:
         assert payload["error"]["type"] == "ValueError"
         assert "is not an Amazon Personalize ARN" in str(load_error(payload["error"]))
 
-    def test_refused_connections_are_waited_out(self, monkeypatch):
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+    def test_refused_connections_are_waited_out(self, monkeypatch, port):
         local = LocalPersonalize(port=port)
         extra = {"region_name": "us-east-1", "endpoint_url": f"http://127.0.0.1:{port}"}
         connection = {"conn_type": "aws", "login": "a", "password": "b", "extra": extra}

@@ -7,6 +7,7 @@ itself, in a throw-away Airflow home. Nothing leaves the machine.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -145,23 +146,39 @@ def find_example_dags() -> Path:
     raise DemoFailed(f"There are no example DAGs in or beside {folder}.")
 
 
-def make_airflow_home(name: str) -> Path:
+@contextlib.contextmanager
+def airflow_home(name: str) -> Iterator[Path]:
     """
     Make an empty Airflow home below the current folder, and point this process's Airflow at it.
 
     :param name: its name below ``.airflow``
+    :raises SystemExit: when another process uses it; says which, and what to do
     """
     home = Path.cwd() / ".airflow" / name
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    os.environ.update(
-        AIRFLOW_HOME=str(home),
-        AIRFLOW__CORE__DAGS_FOLDER=str(find_example_dags()),
-        AIRFLOW__CORE__LOAD_EXAMPLES="False",
-        AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home / 'airflow.db'}",
-        NO_PROXY="127.0.0.1,localhost",
-    )
-    return home
+    home.parent.mkdir(parents=True, exist_ok=True)
+    # The lock goes with the process, however it ends.
+    with home.with_suffix(".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            sys.exit(
+                f"Process {lock.read()} already runs Airflow in {home}. End it with Ctrl-C where it was "
+                "started, or start this one from another folder."
+            )
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir()
+        os.environ.update(
+            AIRFLOW_HOME=str(home),
+            AIRFLOW__CORE__DAGS_FOLDER=str(find_example_dags()),
+            AIRFLOW__CORE__LOAD_EXAMPLES="False",
+            AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home / 'airflow.db'}",
+            NO_PROXY="127.0.0.1,localhost",
+        )
+        yield home
 
 
 def run_airflow(*arguments: str, log: Path) -> None:
@@ -283,7 +300,11 @@ class Demo:
 
 def main() -> None:
     """Run the demo; exits non-zero with the reason when anything is not as it should be."""
-    home = make_airflow_home("demo")
+    with airflow_home("demo") as home:
+        _run(home)
+
+
+def _run(home: Path) -> None:
     narrator = Narrator(home / "airflow.log")
     narrator.tell("Starting Airflow (SQLite, in .airflow/demo) and a local Amazon Personalize ...")
     try:

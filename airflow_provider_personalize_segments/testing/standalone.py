@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,8 @@ from types import FrameType
 from typing import Never
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.testing.demo import ExampleJobs, make_airflow_home, run_airflow
+from airflow_provider_personalize_segments.testing.demo import ExampleJobs, airflow_home, run_airflow
+from airflow_provider_personalize_segments.testing.ports import hold_port
 from airflow_provider_personalize_segments.testing.server import LocalPersonalize
 
 SECONDS_PER_STATUS = 15.0
@@ -45,26 +45,12 @@ def start_example_jobs(local: LocalPersonalize) -> None:
     jobs.start(BatchJobKind.INFERENCE, "demo-recommendations", recommendations, path, num_results=10)
 
 
-def find_port(preferred: int) -> int:
-    """
-    Return a free port on loopback.
-
-    :param preferred: the port to take if it is free
-    """
-    for port in (preferred, 0):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise RuntimeError("No port on 127.0.0.1 is free.")
-
-
 @contextlib.contextmanager
 def run_standalone(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """
     Run ``airflow standalone`` in its own process group, and end all of it at the end.
 
-    :param home: Airflow's home, as :func:`~.demo.make_airflow_home` made it
+    :param home: Airflow's home, as :func:`~.demo.airflow_home` made it
     :param port: where its web server is to answer
     """
     passwords = home / "passwords.json"
@@ -85,11 +71,12 @@ def run_standalone(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         # Airflow 2's REST API takes login and password, too.
         "AIRFLOW__API__AUTH_BACKENDS": "airflow.api.auth.backend.basic_auth,airflow.api.auth.backend.session",
         "AIRFLOW__CORE__PARALLELISM": "4",
-        # Where these are taken, another Airflow's logs would be asked for, and refused.
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(find_port(8793)),
-        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(find_port(8794)),
     }
-    with (home / "airflow.log").open("a") as log:
+    with contextlib.ExitStack() as held, (home / "airflow.log").open("a") as log:
+        # Where these are taken, another Airflow's logs would be asked for, and refused.
+        for name, port in (("WORKER", 8793), ("TRIGGER", 8794)):
+            port = held.enter_context(hold_port(port))
+            environment[f"AIRFLOW__LOGGING__{name}_LOG_SERVER_PORT"] = str(port)
         process = subprocess.Popen(
             [sys.executable, "-m", "airflow", "standalone"],
             stdout=log,
@@ -164,18 +151,17 @@ def main() -> None:
     """Run everything until Ctrl-C or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    with contextlib.suppress(KeyboardInterrupt):
-        _run(make_airflow_home("standalone"))
+    with contextlib.suppress(KeyboardInterrupt), airflow_home("standalone") as home:
+        _run(home)
 
 
 def _run(home: Path) -> None:
     log = home / "airflow.log"
     print(f"Starting Airflow and a local Amazon Personalize; their output is in {log} ...", flush=True)
-    with LocalPersonalize(progress="by_time", seconds=SECONDS_PER_STATUS) as local:
+    with LocalPersonalize(progress="by_time", seconds=SECONDS_PER_STATUS) as local, hold_port(8080) as port:
         os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = local.airflow_connection()
         run_airflow("db", "migrate", log=log)
         make_user(log)
-        port = find_port(8080)
         with run_standalone(home, port) as process:
             wait_until_healthy(process, port, log)
             start_example_jobs(local)

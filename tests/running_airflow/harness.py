@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import airflow
 import psutil
 
-from airflow_provider_personalize_segments.testing.standalone import find_port
+from airflow_provider_personalize_segments.testing.ports import hold_port
 
 IS_AIRFLOW_3 = not airflow.__version__.startswith("2.")
 SECONDS_TO_STOP = 5.0
@@ -60,6 +60,8 @@ class RunningAirflow:
         connection: str,
         settings: Mapping[str, str] | None = None,
         has_api: bool = False,
+        *,
+        port: int,
     ) -> None:
         self.home = home
         self.dags = home / "dags"
@@ -67,7 +69,7 @@ class RunningAirflow:
         (self.dags / "plan.json").write_text(json.dumps(plan))
         shutil.copy(dag_file, self.dags)
         self.database = home / "airflow.db"
-        self.port = find_port(0)
+        self.port = port
         self.has_api = has_api
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = os.environ | {
@@ -298,14 +300,15 @@ _BEFORE_3_NOT_DRY = {} if IS_AIRFLOW_3 else {"dry_run": False}
 @contextlib.contextmanager
 def run_airflow(*parameters: Any, **named: Any) -> Iterator[RunningAirflow]:
     """Start a :class:`RunningAirflow`, and stop all of it at the end."""
-    running = RunningAirflow(*parameters, **named)
-    try:
-        running.migrate()
-        running.start_all()
-        yield running
-    finally:
-        running.stop_all()
-        running.print_logs()
+    with hold_port() as port:
+        running = RunningAirflow(*parameters, **named, port=port)
+        try:
+            running.migrate()
+            running.start_all()
+            yield running
+        finally:
+            running.stop_all()
+            running.print_logs()
 
 
 def kill_session(leader: subprocess.Popen[bytes]) -> None:

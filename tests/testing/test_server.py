@@ -17,6 +17,7 @@ import pytest
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.testing import LocalPersonalize, mock_personalize
+from airflow_provider_personalize_segments.testing.ports import hold_port
 from airflow_provider_personalize_segments.testing.server import main
 
 PROJECT = Path(__file__).parents[2]
@@ -70,12 +71,12 @@ class TestLocalPersonalize:
         assert set(threading.enumerate()) <= before
 
     def test_again_on_the_same_port_and_empty(self):
-        with LocalPersonalize() as local:
-            port = port_of(local)
-            local.add_solution_version()
-        with LocalPersonalize(port=port) as local:
-            assert port_of(local) == port
-            assert local.backend("us-east-1").solution_versions == {}
+        with hold_port() as port:
+            with LocalPersonalize(port=port) as local:
+                local.add_solution_version()
+            with LocalPersonalize(port=port) as local:
+                assert port_of(local) == port
+                assert local.backend("us-east-1").solution_versions == {}
 
     def test_start_and_stop(self):
         local = LocalPersonalize()

@@ -24,7 +24,6 @@ import psutil
 import pytest
 
 from airflow_provider_personalize_segments.testing.demo import find_example_dags
-from airflow_provider_personalize_segments.testing.standalone import find_port
 
 IS_AIRFLOW_3 = not airflow.__version__.startswith("2.")
 PATIENCE = 300.0
@@ -62,14 +61,24 @@ class Browser:
             return answer.read().decode()
 
 
-@pytest.fixture
-def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def start(folder: Path, **options: Any) -> subprocess.Popen[str]:
     # As from a shell in an empty folder: what conftest.py set for Airflow is not there.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
     command = [sys.executable, "-m", "airflow_provider_personalize_segments.testing.standalone"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
     )
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    process = start(tmp_path)
     yield process
     for each in processes_in(tmp_path):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -132,6 +141,14 @@ def test_airflow_can_be_clicked_around_in_until_ctrl_c(process, tmp_path):
         "?region=us-east-1&prefix=segments%2Frun%2Foutput%2F"
     )
 
+    second = start(tmp_path, stderr=subprocess.PIPE)
+    assert second.communicate(timeout=PATIENCE)[1] == (
+        f"Process {process.pid} already runs Airflow in {log.parent}. End it with Ctrl-C where it was "
+        "started, or start this one from another folder.\n"
+    )
+    assert second.returncode == 1
+    assert browser.ask("/dags/create_segment_job/dagRuns/run")["dag_run_id"] == "run"
+
     assert len(processes_in(tmp_path)) > 3  # scheduler, triggerer, web server and what they start
     process.send_signal(signal.SIGINT)
     assert "Stopping ..." in process.communicate(timeout=PATIENCE)[0]
@@ -139,12 +156,3 @@ def test_airflow_can_be_clicked_around_in_until_ctrl_c(process, tmp_path):
     assert processes_in(tmp_path) == []
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))) != 0
-
-
-def test_a_port_that_is_taken_is_not_used():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert find_port(port) not in (0, port)
-    assert find_port(port) == port
