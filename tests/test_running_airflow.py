@@ -26,10 +26,10 @@ SENSORS_BY_JOB = {
 ENDLESS = "endless"
 JOBS = [*SENSORS_BY_JOB, ENDLESS]
 FAILURE_REASON = "The service role may not write to s3://example-bucket/output/"
-SHORT_TIMEOUT = 75.0
+SHORT_TIMEOUT = 100.0
 """Of the sensor whose job never ends; the triggerer is gone and back well before it is over."""
-SHORTEST_WAIT_BEFORE_KILL = 20.0
-LATENESS = 15.0
+SHORTEST_WAIT_BEFORE_KILL = 30.0
+LATENESS = 25.0
 """Less than a clock that starts again with the triggerer would be late, more than a busy machine is."""
 SECONDS_OF_SERVER_ERRORS = 12.0
 CALLS_AT_AN_EVEN_PACE = 4

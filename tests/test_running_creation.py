@@ -30,7 +30,7 @@ CALLS_UNTIL_SETTLED = 4
 SECONDS_PER_JOB = 2.0
 """From when its task waits for it."""
 SECONDS_WITH_FULL_QUOTA = 6.0
-SECONDS_TO_LINKS = 30.0
+SECONDS_TO_LINKS = 60.0
 """Between a task's start and its links; a busy machine needs some."""
 LONGEST_PAUSE = timedelta(seconds=6 * POLL_INTERVAL)
 """Longer than any task that waits is silent."""
