@@ -306,6 +306,7 @@ class CreateBatchJobOperator(JobWaitingTask):
                 if_exists=creation.if_exists,
                 number=creation.number,
                 is_derived=creation.is_derived,
+                is_first_try=creation.since is None,
                 is_free=creation.is_free,
                 # A triggerer that dies leaves the next one with nothing but this to know its job by.
                 made_since=(creation.since or tries.start).isoformat(),

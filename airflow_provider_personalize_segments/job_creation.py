@@ -70,6 +70,8 @@ class JobCreation:
     :param made_request: what it asked for then; another job under this ARN is not its own
     :param is_derived: whether the name follows from the task instance, and ``since`` is exact, so that a job
         that has it can only be an earlier try's
+    :param is_first_try: whether no earlier try can have created a job, so that one since ``since`` is this
+        try's, failed or not
     :param number: the number of the name to attempt next
     :param is_free: whether this name was seen to be free: a job of the same request that has it since counts
         as this task's own
@@ -88,6 +90,7 @@ class JobCreation:
         made_arn: str | None = None,
         made_request: Mapping[str, Any] | None = None,
         is_derived: bool = False,
+        is_first_try: bool = False,
         number: int = 1,
         is_free: bool = False,
         before_create: Callable[[str], object] | None = None,
@@ -99,6 +102,7 @@ class JobCreation:
         self.if_exists = if_exists
         self.since = since
         self.is_derived = is_derived
+        self.is_first_try = is_first_try
         self.number = number
         self.is_free = is_free
         self.failed: tuple[str, dict[str, Any]] | None = None
@@ -203,6 +207,8 @@ class JobCreation:
         if self.is_free and not differences:
             return True  # since the look at which the name was free; failed or not, it is this try's
         earlier = self._is_of_earlier_try(job)
+        if self.is_first_try and earlier and not differences:
+            failed = False  # of no try that came before, so there is none to move on from
         if failed and (self.if_exists != FAIL or earlier):
             if earlier and not differences:
                 self._candidate = None  # whatever came before, an earlier try moved on from it

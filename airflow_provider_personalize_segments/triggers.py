@@ -262,6 +262,7 @@ class PersonalizeCreateBatchJobTrigger(PersonalizeTrigger):
     :param if_exists: ``adopt``, ``fail`` or ``new``
     :param number: the number of the name to attempt
     :param is_derived: whether the name follows from the task instance
+    :param is_first_try: whether no earlier try can have created a job
     :param is_free: whether the task saw this name to be free
     :param made_since: a job created later than this, in ISO 8601, may be an earlier try's; ``None`` means
         that there is none
@@ -285,6 +286,7 @@ class PersonalizeCreateBatchJobTrigger(PersonalizeTrigger):
         if_exists: str = "adopt",
         number: int = 1,
         is_derived: bool = False,
+        is_first_try: bool = False,
         is_free: bool = False,
         made_since: str | None = None,
         waiting_since: str | None = None,
@@ -306,6 +308,7 @@ class PersonalizeCreateBatchJobTrigger(PersonalizeTrigger):
         self.if_exists = if_exists
         self.number = number
         self.is_derived = is_derived
+        self.is_first_try = is_first_try
         self.is_free = is_free
         self.made_since = made_since
         self.waiting_since = waiting_since
@@ -321,6 +324,7 @@ class PersonalizeCreateBatchJobTrigger(PersonalizeTrigger):
             "if_exists": self.if_exists,
             "number": self.number,
             "is_derived": self.is_derived,
+            "is_first_try": self.is_first_try,
             "is_free": self.is_free,
             "made_since": self.made_since,
             "waiting_since": self.waiting_since,
@@ -344,6 +348,7 @@ class PersonalizeCreateBatchJobTrigger(PersonalizeTrigger):
             since=None if self.made_since is None else datetime.fromisoformat(self.made_since),
             number=self.number,
             is_derived=self.is_derived,
+            is_first_try=self.is_first_try,
             is_free=self.is_free,
             log=self.log,
         )

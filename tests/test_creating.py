@@ -514,6 +514,7 @@ class TestDeferring:
             "if_exists": "adopt",
             "number": 1,
             "is_derived": False,
+            "is_first_try": True,
             "is_free": True,
             "made_since": start.isoformat(),
             "waiting_since": start.isoformat(),
@@ -535,7 +536,7 @@ class TestDeferring:
     def test_for_faults_that_last(self, local):
         local.faults.throttle(operation=DESCRIBE)
         _, kept, told = self.defer(local, job_name=None)
-        assert (told["is_free"], told["is_derived"]) == (False, True)
+        assert (told["is_free"], told["is_derived"], told["is_first_try"]) == (False, True, True)
         assert "ThrottlingException" in told["reason"]
         assert kept["job_arn"].endswith(told["job_name"])
         assert local.calls.count(DESCRIBE) == 3

@@ -641,6 +641,24 @@ class TestResumed:
         with pytest.raises(PersonalizeJobExistsError, match="weekly-3 .*numResults is 99 instead of 25"):
             world.creation(number=3, is_free=True).attempt(world.hook)
 
+    @pytest.mark.parametrize("if_exists", IF_EXISTS)
+    def test_a_failed_job_of_the_first_try_is_its_own(self, world, if_exists):
+        """The triggerer that created it died, and the worker had never seen whether the name is free."""
+        world.add(status=FAILED)
+        creation = world.creation(if_exists, since=EARLIER_TRYS, is_first_try=True)
+        assert creation.attempt(world.hook) == Attempt(world.arn(), world.described())
+        assert world.names() == ["weekly"]
+
+    @pytest.mark.parametrize(
+        ("since", "is_first_try", "num_results"),
+        [(EARLIER_TRYS, False, 25), (OLDER, True, 25), (EARLIER_TRYS, True, 99)],
+        ids=["of an earlier try", "from before", "another"],
+    )
+    def test_from_other_failed_jobs_it_moves_on(self, world, since, is_first_try, num_results):
+        world.add(status=FAILED, num_results=num_results)
+        creation = world.creation(since=since, is_first_try=is_first_try)
+        assert creation.attempt(world.hook) == Attempt(world.arn("weekly-2"))
+
     def test_goes_on_with_its_number(self, world):
         world.calls()
         assert world.creation(number=3).attempt(world.hook) == Attempt(world.arn("weekly-3"))

@@ -286,6 +286,15 @@ class TestOnce:
         assert first["job_arn"] == second["job_arn"]
         assert names == ["job-1"]
 
+    def test_nor_when_the_job_has_failed_before_the_next_triggerer_looks(self, local, make):
+        names = created(local)
+        trigger = {"made_since": datetime.now(UTC).isoformat(), "is_first_try": True}
+        run(make(1, **trigger))
+        local.set_status(f"{ARN}1", "CREATE FAILED", "Invalid S3 input path")
+        (payload,) = run(make(1, **trigger))
+        assert (payload["outcome"], payload["job"]["status"]) == ("created", "CREATE FAILED")
+        assert names == ["job-1"]
+
     def test_a_different_job_of_that_name_is_an_error_with_its_fields(self, local, make):
         local.add_job(BatchJobKind.SEGMENT, "job-1", solution_version_arn=local.version, num_results=7)
         (payload,) = run(make(1))
