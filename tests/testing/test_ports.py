@@ -30,10 +30,9 @@ def test_nobody_gets_it_who_does_not_ask_for_it_by_name():
         other.bind(("127.0.0.1", port))
 
 
-def test_the_preferred_one_if_it_is_free():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with hold_port(port) as other:
+def test_the_preferred_one_unless_a_server_has_it():
+    with hold_port() as port:
+        with hold_port(port) as same:
+            assert same == port
+        with LocalPersonalize(port=port), hold_port(port) as other:
             assert other not in (0, port)
-    with hold_port(port) as same:
-        assert same == port
