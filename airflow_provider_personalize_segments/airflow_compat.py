@@ -7,10 +7,11 @@ Airflow; importing from it costs a DAG file about a millisecond.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import airflow
 from airflow.providers.common.compat.sdk import (
+    AirflowException,
     AirflowFailException,
     AirflowNotFoundException,
     AirflowSensorTimeout,
@@ -25,7 +26,12 @@ from airflow.providers.common.compat.sdk import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from concurrent.futures import Executor
+
     from airflow.providers.common.compat.sdk import Connection, Context, TaskInstanceKey
+
+Answer = TypeVar("Answer")
 
 
 def find_task_state_store(context: Context) -> Any:
@@ -56,6 +62,27 @@ def find_start_of_try(context: Context, try_number: int) -> datetime | None:
         return next((start for (start,) in tries if start), None)
 
 
+async def run_beside_loop(function: Callable[[], Answer], executor: Executor) -> Answer:
+    """
+    Run in a thread what may ask Airflow for a connection, or tell it a secret to mask.
+
+    On Airflow 3.0 and 3.1 the triggerer ends when a plain thread asks its supervisor anything. From a thread
+    that asgiref entered, the question goes back to the triggerer's loop; this way works on every Airflow. The
+    caller must not be cancelled: half a conversation with the supervisor ends those triggerers, too.
+
+    :param function: the function
+    :param executor: has the thread; asgiref's own is one for all triggers, which this must not hold up
+    :returns: what the function returns
+    """
+    from asgiref.sync import sync_to_async
+
+    # asgiref asks for the standard library's pool, and needs no more than any executor has.
+    run: Callable[[], Awaitable[Answer]] = sync_to_async(  # type: ignore[call-overload]
+        function, thread_sensitive=False, executor=executor
+    )
+    return await run()
+
+
 def renders_natively(task: BaseOperator) -> bool:
     """
     Tell whether a task's templates are rendered as native objects: ``0.3`` of a text becomes a number.
@@ -68,6 +95,7 @@ def renders_natively(task: BaseOperator) -> bool:
 
 
 __all__ = [
+    "AirflowException",
     "AirflowFailException",
     "AirflowNotFoundException",
     "AirflowSensorTimeout",
@@ -85,4 +113,5 @@ __all__ = [
     "find_start_of_try",
     "find_task_state_store",
     "renders_natively",
+    "run_beside_loop",
 ]

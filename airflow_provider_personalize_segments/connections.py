@@ -1,8 +1,11 @@
 """How the triggerer reaches AWS: one client and one small pool of threads for all who share their settings.
 
 Calls are made in threads, on plain boto3, so that the event loop never waits for a socket, a connection or a
-client. Whoever has something to ask is a part of the :class:`SharedConnection` of its settings; the last part
-to leave takes client and threads with it.
+client. The threads do nothing but AWS: the Airflow connection is read before, in the way that every Airflow
+allows on its triggerer's loop.
+
+Each :class:`ConnectionPart` uses the :class:`SharedConnection` of its settings; the last part to leave takes
+client and threads with it.
 """
 
 from __future__ import annotations
@@ -11,25 +14,28 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Hashable, Iterable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from airflow_provider_personalize_segments.airflow_compat import run_beside_loop
+from airflow_provider_personalize_segments.bounded_calls import LONGEST_LIMIT, DaemonThreads
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
 MAX_CONCURRENT_CALLS = 8
-"""Per connection settings and region; below the ten connections that botocore's pool keeps open."""
+"""Per connection settings and region while AWS answers; botocore keeps ten connections open."""
+SLOW_CALL = 2.0
+"""Seconds after which a call that has no answer makes room for the next."""
+MAX_SLOW_CALLS = 24
+"""How many calls without an answer may make room for others at a time."""
+MAX_SUSPECT_CALLS = 2
+"""How many calls may be under way about jobs whose last call had no answer."""
 
 Answer = TypeVar("Answer")
-Part = TypeVar("Part", bound="Closable")
-
-
-class Closable(Protocol):
-    """What uses a shared connection on the event loop."""
-
-    def close(self) -> None:
-        """Stop using it."""
+Part = TypeVar("Part", bound="ConnectionPart")
 
 
 class ConnectionSettings(NamedTuple):
@@ -60,11 +66,12 @@ class ConnectionSettings(NamedTuple):
         return cls(aws_conn_id, region_name, verify, config)
 
     def make_hook(self) -> PersonalizeHook:
-        """Return a hook that repeats nothing by itself; blocks, as it reads the connection."""
+        """Return a hook that has read its connection and repeats nothing by itself; blocks."""
         from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
         config = json.loads(self.botocore_config) if self.botocore_config else None
-        return PersonalizeHook(self.aws_conn_id, self.region_name, self.verify, config).without_retries()
+        hook = PersonalizeHook(self.aws_conn_id, self.region_name, self.verify, config)
+        return hook.with_limit(LONGEST_LIMIT).without_retries().fixed()
 
 
 class SharedConnection:
@@ -79,11 +86,14 @@ class SharedConnection:
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
         self.loop = asyncio.get_running_loop()
-        self._parts: dict[Hashable, Closable] = {}
+        self._parts: dict[Hashable, ConnectionPart] = {}
         self._free = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
-        self._hook: PersonalizeHook | None = None
-        self._hook_lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(MAX_CONCURRENT_CALLS, thread_name_prefix="personalize-caller")
+        self._suspects = asyncio.Semaphore(MAX_SUSPECT_CALLS)
+        self._slow_calls = 0
+        self._reading: asyncio.Task[PersonalizeHook] | None = None
+        self._threads = DaemonThreads(
+            MAX_CONCURRENT_CALLS + MAX_SLOW_CALLS + MAX_SUSPECT_CALLS, "personalize-caller"
+        )
 
     def part(self, key: Hashable, make: Callable[[SharedConnection], Part]) -> Part:
         """
@@ -96,13 +106,14 @@ class SharedConnection:
             self._parts[key] = make(self)
         return self._parts[key]  # type: ignore[return-value]  # what was made under this key
 
-    def leave(self, key: Hashable) -> None:
+    def leave(self, part: ConnectionPart) -> None:
         """
         Forget a part; the last one closes the connection.
 
-        :param key: what tells it from other parts
+        :param part: the part
         """
-        self._parts.pop(key, None)
+        for key in [key for key, each in self._parts.items() if each is part]:
+            del self._parts[key]
         if not self._parts:
             self._close()
 
@@ -112,50 +123,191 @@ class SharedConnection:
             part.close()
 
     async def acquire(self) -> None:
-        """Wait until a thread is free; whoever waited must go on to :meth:`call` or :meth:`release`."""
+        """Wait until a call may begin; :meth:`call` or :meth:`release` must follow."""
         await self._free.acquire()
 
     def release(self) -> None:
-        """Give the thread back without a call."""
+        """Give the right to call back without a call."""
         self._free.release()
 
-    def call(self, ask: Callable[[PersonalizeHook], Answer]) -> asyncio.Future[Answer]:
+    def call(self, ask: Callable[[PersonalizeHook], Answer]) -> asyncio.Task[Answer]:
         """
-        Call AWS in the thread that was acquired, which is given back when the answer is there.
+        Call AWS in a thread, after :meth:`acquire`, and give that right back.
+
+        A call that has no answer after a while makes room for others, so that calls that hang hold up nobody.
 
         :param ask: makes the call
+        :returns: a task with its answer, or with the error of the call or of reading the Airflow connection
         """
-        call: asyncio.Future[Answer]
-        try:
-            call = self.loop.run_in_executor(self._threads, self._call, ask)
-        except RuntimeError as error:
-            # No thread is to be had, or the interpreter shuts down: an answer like any other error.
-            call = self.loop.create_future()
-            call.set_exception(error)
-        call.add_done_callback(lambda _: self._free.release())
+        call = self.loop.create_task(self._call(ask), context=Context())
+        is_slow = False
+
+        def make_room() -> None:
+            nonlocal is_slow
+            if self._slow_calls < MAX_SLOW_CALLS:
+                is_slow = True
+                self._slow_calls += 1
+                self._free.release()
+
+        timer = self.loop.call_later(SLOW_CALL, make_room)
+
+        def end(call: asyncio.Task[Answer]) -> None:
+            timer.cancel()
+            if is_slow:
+                self._slow_calls -= 1
+            else:
+                self._free.release()
+            _retrieve(call)
+
+        call.add_done_callback(end)
         return call
 
-    def _call(self, ask: Callable[[PersonalizeHook], Answer]) -> Answer:
-        """Runs in a thread."""
-        with self._hook_lock:
-            if self._hook is None:
-                self._hook = self.settings.make_hook()
-        return ask(self._hook)
+    def call_suspect(self, ask: Callable[[PersonalizeHook], Answer]) -> asyncio.Task[Answer]:
+        """
+        Call AWS about a job whose last call had no answer, two such calls at a time.
 
-    def _close(self) -> None:
-        """Give up threads and client; whoever comes later gets a new connection."""
-        _forget(self)
-        self._threads.shutdown(wait=False)
-        # In a thread, as closing sockets is input and output, too.
-        closing = threading.Thread(target=self._close_hook, name="personalize-caller-closing", daemon=True)
+        :param ask: makes the call
+        :returns: a task as :meth:`call` returns it
+        """
+
+        async def call_in_turn() -> Answer:
+            async with self._suspects:
+                return await self._call(ask)
+
+        call = self.loop.create_task(call_in_turn(), context=Context())
+        call.add_done_callback(_retrieve)
+        return call
+
+    async def _call(self, ask: Callable[[PersonalizeHook], Answer]) -> Answer:
+        from airflow_provider_personalize_segments.errors import PersonalizeRequestError
+
+        reading = self._read_hook()
+        hook = await asyncio.shield(reading)
+        try:
+            return await self.loop.run_in_executor(self._threads, ask, hook)
+        except PersonalizeRequestError as error:
+            # The hook is loaded by now.
+            from airflow_provider_personalize_segments.hooks import are_credentials_refused
+
+            if not are_credentials_refused(error):
+                raise
+        # The connection may hold newer credentials; all calls that were refused share one look at it.
+        if self._reading is reading:
+            self._forget_hook()
+        hook = await asyncio.shield(self._read_hook())
+        return await self.loop.run_in_executor(self._threads, ask, hook)
+
+    def _read_hook(self) -> asyncio.Task[PersonalizeHook]:
+        """Return the task that reads the connection, or has read it; never cancelled, many wait for it."""
+        reading = self._reading
+        if reading is not None and reading.done() and (reading.cancelled() or reading.exception()):
+            reading = None
+        if reading is None:
+            # Not in the context of one trigger, as all share it.
+            reading = self.loop.create_task(
+                run_beside_loop(self.settings.make_hook, self._threads),
+                name="personalize-connection",
+                context=Context(),
+            )
+        self._reading = reading
+        return reading
+
+    def _forget_hook(self, before: Callable[[], object] = lambda: None) -> None:
+        """Close the client in a thread, as closing sockets is input and output."""
+        reading, self._reading = self._reading, None
+        if reading is None or not reading.done() or reading.cancelled() or reading.exception():
+            return
+        hook = reading.result()
+
+        def close() -> None:
+            before()
+            hook.close()
+
+        closing = threading.Thread(target=close, name="personalize-caller-closing", daemon=True)
         with contextlib.suppress(RuntimeError):  # raised while the interpreter shuts down
             closing.start()
 
-    def _close_hook(self) -> None:
-        self._threads.shutdown(wait=True)  # calls in flight still use the client
-        with self._hook_lock:
-            if self._hook is not None:
-                self._hook.close()
+    def _close(self) -> None:
+        """Give up threads and client; the next to come gets a new connection."""
+        _forget(self)
+        self._threads.shutdown(wait=False)
+        self._forget_hook(before=self._threads.shutdown)  # calls under way still use the client
+
+
+class ConnectionPart(ABC):
+    """
+    A task of its own on the event loop that works for many waiters, by way of a shared connection.
+
+    Its tasks run in a context of their own, as what they log is no single trigger's. When one fails by a
+    mistake of ours, all who wait are told, and the next to come gets a new part.
+
+    :param connection: how it reaches AWS
+    :param name: the task's name
+    """
+
+    def __init__(self, connection: SharedConnection, name: str) -> None:
+        self._connection = connection
+        self._loop = connection.loop
+        self._wake = asyncio.Event()
+        self._is_closed = False
+        self._name = name
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._start(self._run())
+
+    @abstractmethod
+    async def _run(self) -> None:
+        """Work until the part is closed."""
+
+    @abstractmethod
+    def _waiting(self) -> Iterable[asyncio.Future[Any]]:
+        """Return the futures of all who wait."""
+
+    @abstractmethod
+    def _forget_all(self) -> None:
+        """Forget all who wait; the part is closed."""
+
+    def close(self) -> None:
+        """Give up its tasks and its place at the connection; the next to come gets a new part."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if not self._loop.is_closed():
+            for task in self._tasks:
+                task.cancel()
+        self._forget_all()
+        self._connection.leave(self)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task whose errors are told to all who wait."""
+        task = self._loop.create_task(work, name=self._name, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._end)
+        return task
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        futures = list(self._waiting())
+        self.close()
+        for future in futures:
+            if not future.done():
+                future.set_result(error)
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Wait until woken, or so long; ``None`` means until woken."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+
+def _retrieve(call: asyncio.Task[Any]) -> None:
+    """Keep asyncio from warning about an error that nobody waits for any more."""
+    if not call.cancelled():
+        call.exception()
 
 
 _connections: dict[asyncio.AbstractEventLoop, dict[ConnectionSettings, SharedConnection]] = {}

@@ -274,7 +274,9 @@ class CreateBatchJobOperator(JobWaitingTask):
         """Attempt to have a job until there is one, or the time is over; or leave that to the triggerer."""
         from airflow_provider_personalize_segments.job_creation import find_delay
 
-        hook = self.hook.without_retries()
+        # Not in a thread that is given up: half an attempt, finished later, could meet with the next one.
+        limit = max(1.0, min(self.call_limit, seconds_until(deadline)))
+        hook = self.hook.with_limit(limit).without_retries()
         counts = {True: 0, False: 0}
         while True:
             attempt = creation.attempt(hook)
@@ -403,7 +405,7 @@ class CreateBatchJobOperator(JobWaitingTask):
             # Nobody knows how far the triggerer came; the name does.
             creation = self._make_creation(context, resumed=True)
             try:
-                found = creation.find(self.hook)
+                found = creation.find(self.hook.with_limit(self.call_limit).without_retries())
             except PersonalizeUnavailableError as error:
                 status, found = str(error), None
             if found is None and creation.failed and self._find_tries(context).has_seen(creation.failed[1]):

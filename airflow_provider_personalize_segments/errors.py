@@ -24,6 +24,12 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
+from airflow_provider_personalize_segments.plain_json import clean_text, make_json_safe
+
+MAX_REASON_LENGTH = 2_000
+"""Characters of what AWS says that a message repeats."""
+MAX_WORD_LENGTH = 200
+"""Characters of an error code or a status."""
 
 
 class _PicklableError(Exception):
@@ -48,11 +54,11 @@ class _JobFailureError(_PicklableError):
 
     def __init__(self, job_arn: str, status: str, failure_reason: str | None = None) -> None:
         self.job_arn = job_arn
-        self.status = status
-        self.failure_reason = failure_reason
-        self.fields = (job_arn, status, failure_reason)
-        reason = (failure_reason or "Personalize gave no reason").rstrip(". ")
-        super().__init__(f"{job_arn} ended in {status}: {reason}. {self.advice}")
+        self.status = clean_text(status, MAX_WORD_LENGTH)
+        self.failure_reason = clean_text(failure_reason, MAX_REASON_LENGTH) if failure_reason else None
+        self.fields = (job_arn, self.status, self.failure_reason)
+        reason = (self.failure_reason or "Personalize gave no reason").rstrip(". ")
+        super().__init__(f"{job_arn} ended in {self.status}: {reason}. {self.advice}")
 
     @classmethod
     def from_job(cls, job_arn: str, job: Mapping[str, Any]) -> Self:
@@ -96,13 +102,13 @@ class PersonalizeJobExistsError(_PicklableError, AirflowFailException):
 
     def __init__(self, job_arn: str, status: str, differences: Sequence[str] = ()) -> None:
         self.job_arn = job_arn
-        self.status = status
-        self.differences = tuple(differences)
-        self.fields = (job_arn, status, list(differences))
+        self.status = status = clean_text(status, MAX_WORD_LENGTH)
+        self.differences = tuple(clean_text(each, MAX_REASON_LENGTH) for each in differences)
+        self.fields = (job_arn, status, list(self.differences))
         if differences:
             text = (
                 f"{job_arn} ({status}) exists already, and is another job than the one asked for: "
-                f"{'; '.join(differences)}. Nothing was created: choose another job_name, or set "
+                f"{'; '.join(self.differences)}. Nothing was created: choose another job_name, or set "
                 "if_exists='new' to create it under the next number."
             )
         else:
@@ -124,7 +130,7 @@ class PersonalizeJobTimeoutError(_PicklableError, AirflowSensorTimeout):
 
     def __init__(self, job_arn: str, status: str | None, timeout: float) -> None:
         self.job_arn = job_arn
-        self.status = status
+        self.status = status = None if status is None else clean_text(status, MAX_WORD_LENGTH)
         self.timeout = timeout
         self.fields = (job_arn, status, timeout)
         known = f"its last known status is {status}" if status else "Personalize never told its status"
@@ -145,7 +151,7 @@ class PersonalizeNoSlotError(_PicklableError, AirflowSensorTimeout):
 
     def __init__(self, job_arn: str, reason: str | None, timeout: float) -> None:
         self.job_arn = job_arn
-        self.reason = reason
+        self.reason = reason = clean_text(reason, MAX_REASON_LENGTH) if reason else None
         self.timeout = timeout
         self.fields = (job_arn, reason, timeout)
         super().__init__(
@@ -188,8 +194,8 @@ class _CallError(_PicklableError):
         self.subject = subject
         self.region = region
         self.aws_conn_id = aws_conn_id
-        self.code = code
-        self.detail = detail
+        self.code = code = clean_text(code, MAX_WORD_LENGTH)
+        self.detail = detail = clean_text(detail, MAX_REASON_LENGTH)
         self.advice = advice
         self.fields = (operation, subject, region, aws_conn_id, code, detail, advice)
         identity = f"connection {aws_conn_id!r}" if aws_conn_id else "boto3's own credentials (no connection)"
@@ -260,7 +266,10 @@ def dump_error(error: Exception) -> dict[str, Any]:
     :param error: any error; only a refusal keeps its fields
     """
     fields = list(getattr(error, "fields", error.args)) if isinstance(error, _REFUSALS) else None
-    return {"type": type(error).__name__, "text": str(error), "fields": fields}
+    dumped: dict[str, Any] = make_json_safe(
+        {"type": type(error).__name__, "text": str(error), "fields": fields}
+    )
+    return dumped
 
 
 def load_error(dumped: object) -> Exception:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import IncompleteRead
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -24,7 +27,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
-from airflow_provider_personalize_segments.airflow_compat import AirflowNotFoundException
+from airflow_provider_personalize_segments.airflow_compat import AirflowException, AirflowNotFoundException
 from airflow_provider_personalize_segments.errors import (
     ConnectionNotFoundError,
     PersonalizeRequestError,
@@ -32,6 +35,7 @@ from airflow_provider_personalize_segments.errors import (
 )
 from airflow_provider_personalize_segments.jobs import (
     BatchJobKind,
+    is_job_arn,
     parse_job_arn,
     parse_solution_version_arn,
     resolve_region,
@@ -45,20 +49,26 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 _TRANSIENT_CODES = frozenset(
-    # The service's common errors (https://docs.aws.amazon.com/personalize/latest/dg/CommonErrors.html), the
-    # throttling codes that botocore retries, and two of Personalize's own: LimitExceededException means too
-    # many requests or too many unfinished jobs, and a resource in use will not stay so.
+    # The service's common errors (https://docs.aws.amazon.com/personalize/latest/dg/CommonErrors.html), all
+    # codes that botocore retries, two for a clock that is set right later, and two of Personalize's own:
+    # LimitExceededException means too many requests or too many unfinished jobs, and a resource in use will
+    # not stay so.
     {
+        "BandwidthLimitExceeded",
+        "EC2ThrottledException",
         "InternalFailure",
         "InternalFailureException",
         "InternalServerError",
         "InternalServerException",
         "LimitExceededException",
         "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestExpired",
         "RequestLimitExceeded",
         "RequestThrottled",
         "RequestThrottledException",
         "RequestTimeout",
+        "RequestTimeTooSkewed",
         "RequestTimeoutException",
         "ResourceInUseException",
         "ServiceUnavailable",
@@ -68,6 +78,7 @@ _TRANSIENT_CODES = frozenset(
         "ThrottledException",
         "ThrottlingException",
         "TooManyRequestsException",
+        "TransactionInProgressException",
     }
 )
 _TRANSIENT_ERRORS = (
@@ -97,6 +108,12 @@ _WRONG_CREDENTIALS_CODES = {
 _ACCESS_DENIED_CODES = frozenset(
     {"AccessDenied", "AccessDeniedException", "NotAuthorized", "UnauthorizedOperation"}
 )
+
+
+class InvalidCABundleError(BotoCoreError):  # type: ignore[misc]  # botocore has no types
+    """The CA bundle that ``verify`` names cannot be loaded; botocore has no error of its own for that."""
+
+    fmt = "verify is {path!r}, which cannot be loaded: {reason}"
 
 
 class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
@@ -138,6 +155,7 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         )
         self._clients: dict[str | None, PersonalizeClient] = {}
         self._making = threading.RLock()
+        self._is_fixed = False
 
     if TYPE_CHECKING:
 
@@ -177,6 +195,9 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
             job: dict[str, Any] = _member(response, kind.job_member)
             if not job.get("status"):
                 raise ResponseParserError(f"the {kind.job_member} in the response has no status")
+            if job.get(kind.arn_member) != job_arn:
+                # A proxy or a cache that answers about another job opens no gate.
+                raise ResponseParserError(f"the response is about {job.get(kind.arn_member)!r:.300}")
             return job
 
         return self._call(kind.describe_operation, job_arn, region, describe)
@@ -209,14 +230,16 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         pages = self._call(kind.list_operation, subject, region, start)
         seen = set()
         while True:
-            with self._explained(kind.list_operation, subject, region):
+            with self._explained(kind.list_operation, subject, region, is_called=True):
                 page = next(pages, None)
-                summaries = None if page is None else _member(page, kind.jobs_member)
-            if summaries is None:
-                return
-            for summary in summaries:
-                if summary[kind.arn_member] not in seen:
-                    seen.add(summary[kind.arn_member])
+                if page is None:
+                    return
+                summaries = {_member(each, kind.arn_member): each for each in _member(page, kind.jobs_member)}
+                if not all(isinstance(arn, str) for arn in summaries):
+                    raise ResponseParserError(f"the response has an odd {kind.arn_member}")
+            for arn, summary in summaries.items():
+                if arn not in seen:
+                    seen.add(arn)
                     yield summary
 
     def describe_solution_version(self, solution_version_arn: str) -> dict[str, Any]:
@@ -259,7 +282,10 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         subject = f"{kind.title} {request.get('jobName')!r} of {solution_version_arn}"
 
         def create(client: PersonalizeClient) -> str:
-            return str(_member(getattr(client, kind.create_method)(**request), kind.arn_member))
+            arn = _member(getattr(client, kind.create_method)(**request), kind.arn_member)
+            if not is_job_arn(arn, kind) or parse_job_arn(arn).job_name != request.get("jobName"):
+                raise ResponseParserError(f"the response names another job: {arn!r:.300}")
+            return str(arn)
 
         return self._call(kind.create_operation, subject, region, create)
 
@@ -268,18 +294,56 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         Return a hook of the same settings whose client repeats nothing by itself, unless configured to.
 
         For callers that repeat calls themselves: botocore doing so, too, would multiply them just when AWS
-        asks for fewer. Who configured ``retries``, here or in the connection, gets them.
+        asks for fewer. Retries that are configured, here or in the connection, stay.
         """
         if self.config.retries:
             return self
-        config = self.config.merge(Config(retries={"total_max_attempts": 1}))
-        return PersonalizeHook(self.aws_conn_id, self._region_name, self._verify, config)
+        return self._with_config(retries={"total_max_attempts": 1})
+
+    def with_limit(self, seconds: float) -> PersonalizeHook:
+        """
+        Return a hook of the same settings whose client waits so long for AWS, unless configured otherwise.
+
+        botocore's own limit is 60 seconds for the connection and as many for each part of an answer. Limits
+        that are configured, here or in the connection, stay.
+
+        :param seconds: how long to wait for the connection, and for the next part of an answer
+        """
+        limits = {
+            name: seconds
+            for name in ("connect_timeout", "read_timeout")
+            if not is_configured(self.config, name)
+        }
+        return self._with_config(**limits) if limits else self
+
+    def fixed(self) -> PersonalizeHook:
+        """
+        Return this hook after it has read its connection, which it never reads again.
+
+        For threads that must not ask Airflow for anything. A fixed hook takes refused credentials for final;
+        a new hook may find others.
+        """
+        _ = self.conn_config
+        self._is_fixed = True
+        return self
+
+    def _with_config(self, **options: Any) -> PersonalizeHook:
+        config = self.config.merge(Config(**options))
+        hook = PersonalizeHook(self.aws_conn_id, self._region_name, self._verify, config)
+        # The connection is read once, and its credentials are told of once.
+        hook.__dict__["conn_config"] = AwsConnectionWrapper(
+            conn=self.conn_config,
+            region_name=self._region_name,
+            botocore_config=config,
+            verify=self._verify,
+        )
+        return hook
 
     def close(self) -> None:
         """Close the connections of its clients; the hook makes new clients when it is used again."""
-        clients = list(self._clients.values())
+        clients = set(self._clients.values())
         if "conn" in self.__dict__:
-            clients.append(self.__dict__.pop("conn"))
+            clients.add(self.__dict__.pop("conn"))
         self._clients.clear()
         for client in clients:
             client.close()
@@ -287,42 +351,75 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
     def _client_in(self, region: str | None) -> PersonalizeClient:
         """Return the client for a region, made on first use; ``None`` means the hook's own."""
         with self._making:  # one client, however many threads ask for it first
-            if region is None or region == self.region_name:
-                return self.conn
             client = self._clients.get(region)
             if client is None:
-                client = self._clients[region] = self.get_client_type(region_name=region)
+                self._check_certificates()
+                if region is None or region == self.region_name:
+                    client = self.conn
+                else:
+                    client = self.get_client_type(region_name=region)
+                self._clients[region] = client
             return client
+
+    def _check_certificates(self) -> None:
+        """Load the CA bundle: botocore does so at each call, and takes a wrong one for a network fault."""
+        path = self.verify
+        if not isinstance(path, str) or Path(path).is_dir():
+            return
+        try:
+            ssl.create_default_context(cafile=path)
+        except OSError as error:  # ssl.SSLError is one
+            raise InvalidCABundleError(path=path, reason=error) from None
 
     def _call(
         self, operation: str, subject: str, region: str | None, ask: Callable[[PersonalizeClient], Answer]
     ) -> Answer:
         """Call AWS once, or twice when credentials are refused and the connection may hold newer ones."""
         try:
-            with self._explained(operation, subject, region):
-                return ask(self._client_in(region))
+            return self._call_once(operation, subject, region, ask)
         except PersonalizeRequestError as error:
-            if error.code not in _WRONG_CREDENTIALS_CODES:
+            if self._is_fixed or not are_credentials_refused(error):
                 raise
         self.close()
         self.__dict__.pop("conn_config", None)
+        return self._call_once(operation, subject, region, ask)
+
+    def _call_once(
+        self, operation: str, subject: str, region: str | None, ask: Callable[[PersonalizeClient], Answer]
+    ) -> Answer:
         with self._explained(operation, subject, region):
-            return ask(self._client_in(region))
+            client = self._client_in(region)
+        with self._explained(operation, subject, region, is_called=True):
+            return ask(client)
 
     @contextmanager
-    def _explained(self, operation: str, subject: str, region: str | None) -> Iterator[None]:
-        """Turn what boto3 raises into our errors, which say what it was about and what to do."""
+    def _explained(
+        self, operation: str, subject: str, region: str | None, *, is_called: bool = False
+    ) -> Iterator[None]:
+        """
+        Turn what boto3 raises into our errors, which say what it was about and what to do.
+
+        :param is_called: whether AWS is called: then every error that is not botocore's own comes from an
+            answer that botocore could not read, and which was none
+        """
         try:
             yield
-        except (ClientError, BotoCoreError, ResponseParserError, IncompleteRead) as error:
+        except AirflowException:
+            raise  # ours, and Airflow's own
+        except Exception as error:
+            is_botocore = isinstance(error, (ClientError, BotoCoreError, ResponseParserError, IncompleteRead))
+            if not is_botocore and not is_called:
+                raise
             code, detail = type(error).__name__, str(error)
             if isinstance(error, ClientError):
-                code = error.response.get("Error", {}).get("Code") or code
-                detail = error.response.get("Error", {}).get("Message") or detail
+                code = str(error.response.get("Error", {}).get("Code") or code)
+                detail = str(error.response.get("Error", {}).get("Message") or detail)
                 if error.operation_name != operation:
                     detail = f"{detail} (calling {error.operation_name})"
+            elif not is_botocore:
+                detail = f"the answer cannot be read: {detail}"
             about = (operation, subject, self._region_of(region), self.aws_conn_id, code, detail)
-            if is_transient(error):
+            if is_transient(error) or not is_botocore:
                 raise PersonalizeUnavailableError(*about) from error
             raise PersonalizeRequestError(*about, _advise(code, operation, detail)) from error
 
@@ -333,31 +430,52 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         return region or self.region_name
 
 
-def _member(response: Mapping[str, Any], name: str) -> Any:
+def _member(response: object, name: str) -> Any:
     """
     Return a member that the API always sends.
 
     botocore makes an empty dict of a body that is not JSON, such as a proxy's error page under status 200:
     without this check that would pass for a list without jobs.
     """
-    if name not in response:
+    if not isinstance(response, Mapping) or name not in response:
         raise ResponseParserError(f"the response has no {name}")
     return response[name]
+
+
+def is_configured(config: Config, option: str) -> bool:
+    """
+    Tell whether somebody set an option of botocore's configuration, be it to its default.
+
+    :param config: the configuration
+    :param option: the option's name
+    """
+    return option in config._user_provided_options
+
+
+def are_credentials_refused(error: PersonalizeRequestError) -> bool:
+    """
+    Tell whether AWS refused a call's credentials, so that newer ones may do.
+
+    :param error: the refusal
+    """
+    return error.code in _WRONG_CREDENTIALS_CODES
 
 
 def is_transient(error: Exception) -> bool:
     """
     Tell whether a call that ended in this error may succeed when it is made again.
 
-    True for throttling, 5xx, network faults, credentials that could not be fetched, and answers that are
-    no answers. Whatever is not known to pass is permanent: waiting for it would hide it until the timeout.
+    True for throttling, 5xx, network faults, credentials that could not be fetched, and answers that are not
+    AWS's: an error without a code of AWS's comes from a proxy or a load balancer. An error that AWS means is
+    permanent: waiting for it would hide it until the timeout.
 
     :param error: what boto3 raised
     """
     if isinstance(error, ClientError):
-        code = error.response.get("Error", {}).get("Code")
+        code = str(error.response.get("Error", {}).get("Code") or "")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return code in _TRANSIENT_CODES or status >= 500 or status == 429
+        is_of_aws = re.fullmatch(r"[A-Za-z][\w.:-]*", code, re.ASCII) is not None and code != "Unknown"
+        return code in _TRANSIENT_CODES or status >= 500 or status in (408, 429) or not is_of_aws
     return isinstance(error, _TRANSIENT_ERRORS)
 
 
@@ -371,6 +489,11 @@ def _advise(code: str, operation: str, detail: str) -> str:
         return "Correct or renew the credentials of that connection."
     if code == "ResourceNotFoundException":
         return "Check the ARNs that the request names; the credentials must be those of the account in them."
+    if code == InvalidCABundleError.__name__:
+        return (
+            "Set verify, here or in the connection's extra, to a file with certificates in PEM format that "
+            "every worker and triggerer has."
+        )
     if code in ("NoRegionError", "InvalidRegionError"):
         return "Pass region_name, or set region_name in the connection's extra."
     return ""

@@ -25,8 +25,8 @@ from airflow_provider_personalize_segments.jobs import (
     JobState,
     classify_status,
     find_job_arn,
-    make_json_safe,
 )
+from airflow_provider_personalize_segments.plain_json import make_json_safe
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook

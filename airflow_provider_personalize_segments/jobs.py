@@ -1,4 +1,4 @@
-"""What a Personalize batch job is: its two kinds, its ARN, its statuses, its JSON form.
+"""What a Personalize batch job is: its two kinds, its ARN, its statuses.
 
 Everything here is data and judgment on the standard library alone, so that sensors, operators,
 triggers, the hook and the local Personalize all ask the same questions in the same place.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 
 class _Names(NamedTuple):
@@ -312,7 +311,9 @@ def classify_status(status: object) -> JobState:
 
 def is_known_status(status: object) -> bool:
     """Tell whether the status is one that AWS documents or that has been seen; others deserve a warning."""
-    return status in KNOWN_STATUSES or classify_status(status) is JobState.FAILED
+    return (isinstance(status, str) and status in KNOWN_STATUSES) or classify_status(
+        status
+    ) is JobState.FAILED
 
 
 def normalize_status(status: str) -> str:
@@ -323,27 +324,3 @@ def normalize_status(status: str) -> str:
     the API reference has the first of each pair, the service answers with the second.
     """
     return status.strip().upper().replace("_", " ").removeprefix("CREATE ")
-
-
-# --- JSON -----------------------------------------------------------------------------------------
-
-
-def make_json_safe(value: Any) -> Any:
-    """
-    Return a boto3 answer as plain JSON, for XCom and trigger events.
-
-    Field names stay the API's own. Times become ISO 8601 in UTC with an offset; a naive time is taken
-    as UTC. ``ResponseMetadata`` is left out.
-
-    :param value: a dict, list or scalar as boto3 returns it
-    """
-    if isinstance(value, Mapping):
-        return {str(key): make_json_safe(each) for key, each in value.items() if key != "ResponseMetadata"}
-    if isinstance(value, (list, tuple)):
-        return [make_json_safe(each) for each in value]
-    if isinstance(value, datetime):
-        moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-        return moment.isoformat()
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    return str(value)

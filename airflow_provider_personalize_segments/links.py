@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CONSOLES = {"aws": "console.aws.amazon.com", "aws-cn": "console.amazonaws.cn"}
 """Of the partitions that have Amazon Personalize."""
+PATIENCE = 1.0
+"""Seconds that finding a link may cost a task."""
 
 
 class PersonalizeLink(BaseOperatorLink):
@@ -115,34 +117,52 @@ def push_links(context: Context, hook: PersonalizeHook, job: Mapping[str, Any], 
     """
     Make a task's links visible, now.
 
-    The page of the dataset group is known from the solution version; where AWS does not tell, it is the
-    console's first page. Whatever goes wrong here is logged, and nothing to fail a task for.
+    The page of the dataset group is known from the solution version; where AWS does not tell it within a
+    second, it is the console's first page. Whatever goes wrong here is logged, and fails no task.
 
     :param context: the task's context
-    :param hook: the hook to find the dataset group with
+    :param hook: the hook to find the dataset group with, which has read its connection
     :param job: the job as Describe gives it, or the Create request that it is made by
     :param log: the task's log
     """
-    ti, solution_version_arn = context.get("ti"), job.get("solutionVersionArn")
-    if ti is None or not solution_version_arn:
+    ti = context.get("ti")
+    if ti is None:
         return
-    _, partition, _, region, _, _ = solution_version_arn.split(":", 5)
-    if partition not in CONSOLES:
-        return
-    path = job.get("jobOutput", {}).get("s3DataDestination", {}).get("path", "")
     urls: dict[type[PersonalizeLink], str] = {}
-    urls[S3OutputLink] = make_output_url(partition, region, path) if path else ""
     try:
-        version = hook.describe_solution_version(solution_version_arn)
-        urls[PersonalizeConsoleLink] = make_dataset_group_url(version["datasetGroupArn"])
+        urls = _find_urls(hook, job, log)
     except Exception as error:
-        # Besides what AWS answers, an unreadable CA bundle, say, which the task's own calls tell of better.
-        log.info("The link to the console leads to its first page only: %s", error)
-        urls[PersonalizeConsoleLink] = make_personalize_url(partition, region)
+        # An answer may be of any shape, and none is worth a task.
+        log.warning("The links to the AWS console could not be made: %r", error)
     for link in LINKS:
-        if url := urls[type(link)]:
+        if url := urls.get(type(link)):
             try:
                 ti.xcom_push(key=link.xcom_key, value=url)
             except Exception as error:
                 # What Airflow's API or database may raise is without end, and none of it is the job's fault.
                 log.warning("The link %r could not be stored: %s", link.name, error)
+
+
+def _find_urls(hook: PersonalizeHook, job: Mapping[str, Any], log: Log) -> dict[type[PersonalizeLink], str]:
+    # Not at the top: only a task that runs needs threads.
+    from airflow_provider_personalize_segments.bounded_calls import call_within
+
+    solution_version_arn = job.get("solutionVersionArn")
+    if not solution_version_arn:
+        return {}
+    _, partition, _, region, _, _ = solution_version_arn.split(":", 5)
+    if partition not in CONSOLES:
+        return {}
+    urls: dict[type[PersonalizeLink], str] = {}
+    path = job.get("jobOutput", {}).get("s3DataDestination", {}).get("path")
+    if path:
+        urls[S3OutputLink] = make_output_url(partition, region, path)
+    try:
+        version = call_within(PATIENCE, lambda: hook.describe_solution_version(solution_version_arn))
+        urls[PersonalizeConsoleLink] = make_dataset_group_url(version["datasetGroupArn"])
+    except Exception as error:
+        # Besides what AWS answers, an unreadable CA bundle, say, which the task's own calls tell of better.
+        reason = f"no answer within {PATIENCE:g} s" if isinstance(error, TimeoutError) else error
+        log.info("The link to the console leads to its first page only: %s", reason)
+        urls[PersonalizeConsoleLink] = make_personalize_url(partition, region)
+    return urls

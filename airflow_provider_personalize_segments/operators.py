@@ -11,7 +11,6 @@ from airflow_provider_personalize_segments.creating import CreateBatchJobOperato
 from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
 from airflow_provider_personalize_segments.jobs import (
     BatchJobKind,
-    make_json_safe,
     normalize_status,
     parse_solution_version_arn,
 )
@@ -21,6 +20,7 @@ from airflow_provider_personalize_segments.parameters import (
     read_statuses,
     read_text,
 )
+from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS, PersonalizeTask
 
 if TYPE_CHECKING:

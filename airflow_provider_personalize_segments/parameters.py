@@ -5,7 +5,8 @@ Every function takes the value and where it came from, and raises a ValueError i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
@@ -179,4 +180,22 @@ def read_config(value: object, source: str) -> dict[str, Any] | None:
         raise ValueError(
             f"{source}: expected a dict of arguments of botocore.config.Config, got {type(value).__name__}."
         )
+    for path, text in _texts(value, ""):
+        if re.search(r"//[^/@]*:[^/@]*@", text):
+            raise ValueError(
+                f"{source}: {path} holds a password, which Airflow stores and shows as plain text. Put it "
+                'into the connection\'s extra instead: {"config_kwargs": {"proxies": ...}}.'
+            )
     return value
+
+
+def _texts(value: object, path: str) -> Iterator[tuple[str, str]]:
+    """Yield all texts in dicts and lists, with the names that lead to them."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _texts(each, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, (list, tuple)):
+        for index, each in enumerate(value):
+            yield from _texts(each, f"{path}[{index}]")
+    elif isinstance(value, str):
+        yield path, value

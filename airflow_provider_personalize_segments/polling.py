@@ -6,6 +6,7 @@ Triggers share a :class:`JobPoller`, which asks through the :class:`~.connection
 - per job one Describe for however many triggers wait for it, at the pace of the most eager of them;
 - jobs that begin together are spread over their interval, so that their calls do not arrive together;
 - throttling and faults slow down the job that met them, and nobody else;
+- a call that hangs is given up after seconds, and its job gets few of the threads until AWS answers;
 - the last one to leave takes the task with it.
 """
 
@@ -15,14 +16,17 @@ import asyncio
 import heapq
 import itertools
 import random
+from collections.abc import Iterable
 from functools import partial
 
+from airflow_provider_personalize_segments.bounded_calls import find_limit
 from airflow_provider_personalize_segments.connections import (
+    ConnectionPart,
     ConnectionSettings,
     SharedConnection,
     shared_connection,
 )
-from airflow_provider_personalize_segments.verdicts import Verdict, ask
+from airflow_provider_personalize_segments.verdicts import Verdict, ask, make_silence
 
 MAX_BACKOFF = 300.0
 """Seconds between two calls about a job that AWS does not answer, unless its own interval is longer."""
@@ -57,6 +61,7 @@ class _Watch:
         "failures",
         "interval",
         "is_asked",
+        "is_suspect",
         "job_arn",
         "not_before",
         "subscriptions",
@@ -72,9 +77,10 @@ class _Watch:
         self.not_before = 0.0
         self.failures = 0
         self.is_asked = False
+        self.is_suspect = False
 
 
-class JobPoller:
+class JobPoller(ConnectionPart):
     """
     Asks about jobs on behalf of all triggers of one event loop that have the same connection settings.
 
@@ -84,13 +90,10 @@ class JobPoller:
     """
 
     def __init__(self, connection: SharedConnection) -> None:
-        self._connection = connection
-        self._loop = connection.loop
         self._watches: dict[str, _Watch] = {}
         self._queue: list[tuple[float, int, _Watch]] = []
         self._order = itertools.count()
-        self._wake = asyncio.Event()
-        self._task = self._loop.create_task(self._run(), name="personalize-poller")
+        super().__init__(connection, "personalize-poller")
 
     def subscribe(self, job_arn: str, delay: float) -> Subscription:
         """
@@ -137,15 +140,19 @@ class JobPoller:
         if not watch.subscriptions:
             del self._watches[job_arn]
             watch.due = float("inf")
+            # Their places in the queue are passed by when their time comes, which may be in a day.
+            if len(self._queue) > 2 * len(self._watches):
+                self._queue = [each for each in self._queue if each[0] == each[2].due]
+                heapq.heapify(self._queue)
         if not self._watches:
             self.close()
 
-    def close(self) -> None:
-        """Give up its task and its part of the connection; whoever comes later gets a new poller."""
-        if not self._loop.is_closed():
-            self._task.cancel()
+    def _waiting(self) -> Iterable[asyncio.Future[Verdict | BaseException]]:
+        return [each.future for watch in self._watches.values() for each in watch.subscriptions]
+
+    def _forget_all(self) -> None:
+        self._watches.clear()
         self._queue.clear()
-        self._connection.leave(JobPoller)
 
     # --- When -------------------------------------------------------------------------------------
 
@@ -170,39 +177,54 @@ class JobPoller:
                 due, _, watch = heapq.heappop(self._queue)
                 if due != watch.due or watch.is_asked:
                     continue  # planned anew meanwhile
-                await self._connection.acquire()
-                if watch.due != due:
-                    self._connection.release()
-                    continue
+                about_job = partial(ask, job_arn=watch.job_arn)
+                if watch.is_suspect:
+                    call = self._connection.call_suspect(about_job)
+                else:
+                    await self._connection.acquire()
+                    if watch.due != due:
+                        self._connection.release()
+                        continue
+                    call = self._connection.call(about_job)
                 watch.is_asked = True
-                call = self._connection.call(partial(ask, job_arn=watch.job_arn))
-                call.add_done_callback(partial(self._hand_out, watch))
-            wait = self._queue[0][0] - self._loop.time() if self._queue else None
-            try:
-                async with asyncio.timeout(wait):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+                self._start(self._hand_out(watch, call))
+            await self._sleep(self._queue[0][0] - self._loop.time() if self._queue else None)
 
-    def _hand_out(self, watch: _Watch, call: asyncio.Future[Verdict]) -> None:
+    async def _hand_out(self, watch: _Watch, call: asyncio.Task[Verdict]) -> None:
         """Give an answer to all who wait for it, and plan the next call."""
+        limit = find_limit(watch.interval)
+        await asyncio.wait([call], timeout=limit)
+        is_silent = not call.done()
+        if is_silent:
+            # The thread stays with the call, and the job gets no other until the call has ended.
+            aws_conn_id = self._connection.settings.aws_conn_id
+            self._wake_up(watch, make_silence(watch.job_arn, aws_conn_id, limit))
+            await asyncio.wait([call])
+        # Errors are handed out as results: raised in a thousand places, one error would collect their traces.
+        answer: Verdict | BaseException = call.exception() or call.result()
         watch.is_asked = False
         watch.due = float("inf")
-        if call.cancelled():
-            return
-        # Errors are handed out as results: raised in a thousand places, one error would collect their traces.
-        answer = call.exception() or call.result()
-        self._pace(watch, has_answer=isinstance(answer, Verdict) and answer.no_answer is None)
-        watch.wanted = watch.interval = float("inf")
-        self._wake_up([each for each in watch.subscriptions if not each.future.done()], answer)
+        has_answer = isinstance(answer, Verdict) and answer.no_answer is None
+        watch.is_suspect = is_silent and not has_answer
+        self._pace(watch, has_answer=has_answer)
+        if is_silent and isinstance(answer, Verdict) and not has_answer:
+            # All who wait know that; they get the next answer.
+            self._plan(watch, watch.wanted, watch.interval)
+        else:
+            self._wake_up(watch, answer)
 
-    def _wake_up(self, waiting: list[Subscription], answer: Verdict | BaseException) -> None:
+    def _wake_up(self, watch: _Watch, answer: Verdict | BaseException) -> None:
+        """Hand an answer to all who wait for it; they say when they want the next."""
+        watch.wanted = watch.interval = float("inf")
+        self._wake_some([each for each in watch.subscriptions if not each.future.done()], answer)
+
+    def _wake_some(self, waiting: list[Subscription], answer: Verdict | BaseException) -> None:
         """Hand an answer to some, and to the rest in the loop's next rounds."""
         for subscription in waiting[:WOKEN_AT_ONCE]:
             if not subscription.future.done():
                 subscription.future.set_result(answer)
         if len(waiting) > WOKEN_AT_ONCE:
-            self._loop.call_soon(self._wake_up, waiting[WOKEN_AT_ONCE:], answer)
+            self._loop.call_soon(self._wake_some, waiting[WOKEN_AT_ONCE:], answer)
 
     def _pace(self, watch: _Watch, *, has_answer: bool) -> None:
         """Slow down a job that AWS does not answer, and let it recover in a few answers."""

@@ -11,12 +11,13 @@ import asyncio
 import itertools
 import random
 from bisect import insort
-from contextvars import Context, copy_context
+from collections.abc import Iterable
+from contextvars import copy_context
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_provider_personalize_segments.connections import (
+    ConnectionPart,
     ConnectionSettings,
     SharedConnection,
     shared_connection,
@@ -31,6 +32,10 @@ MIN_DELAY = 7.0
 Seconds before a trigger's first attempt, unless its interval is shorter. Airflow 3.3 fails a task whose
 trigger fires before the worker that deferred it is gone, which may take a heartbeat, 5 s by default.
 """
+PATIENCE = 5.0
+"""Seconds that those who wait give the call of the one whose turn it is, before the next one's is made."""
+LAST_PATIENCE = 30.0
+"""Seconds that a call may take which is under way when its trigger's time is over; it may create the job."""
 
 
 class Ticket:
@@ -80,33 +85,21 @@ class Ticket:
         return self.order < other.order
 
 
-class SlotQueue:
+class SlotQueue(ConnectionPart):
     """
     Creates jobs of one kind for all triggers of one event loop that have the same connection settings.
 
     Get it from :func:`shared_queue`. Everything but the calls runs on the event loop.
 
     :param connection: how it reaches AWS
-    :param name: the kind's name
     """
 
-    def __init__(self, connection: SharedConnection, name: str) -> None:
-        self._connection = connection
-        self._name = name
-        self._loop = connection.loop
+    def __init__(self, connection: SharedConnection) -> None:
         self._tickets: list[Ticket] = []
         self._numbers = itertools.count()
-        self._wake = asyncio.Event()
         self._refusals = 0
         self._full_until = 0.0
-        self._closed = False
-        self._task = self._loop.create_task(
-            # Not in the context of the trigger that comes first: what is logged here is not its own.
-            self._run(),
-            name="personalize-slots",
-            context=Context(),
-        )
-        self._task.add_done_callback(self._tell_of_end)
+        super().__init__(connection, "personalize-slots")
 
     def join(
         self, creation: JobCreation, since: datetime, interval: float, reason: str | None = None
@@ -140,7 +133,10 @@ class SlotQueue:
         if not ticket.is_attempted and not ticket.future.done():
             return None
         ticket.is_over = True
-        answer = await ticket.future
+        await asyncio.wait([ticket.future], timeout=LAST_PATIENCE)
+        if not ticket.future.done():
+            return None
+        answer = ticket.future.result()
         return None if isinstance(answer, Attempt) and answer.job_arn is None else answer
 
     def leave(self, ticket: Ticket) -> None:
@@ -152,26 +148,14 @@ class SlotQueue:
         if ticket in self._tickets:
             self._tickets.remove(ticket)
             self._wake.set()
-        if not self._tickets and not self._closed:
+        if not self._tickets:
             self.close()
 
-    def close(self) -> None:
-        """Give up its task and its part of the connection; whoever comes later gets a new queue."""
-        self._closed = True
-        if not self._loop.is_closed():
-            self._task.cancel()
-        self._tickets.clear()
-        self._connection.leave((SlotQueue, self._name))
+    def _waiting(self) -> Iterable[asyncio.Future[Attempt | BaseException]]:
+        return [each.future for each in self._tickets]
 
-    def _tell_of_end(self, task: asyncio.Task[None]) -> None:
-        """Hand an error of the queue's own to all who wait, who would wait for ever otherwise."""
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            tickets = list(self._tickets)
-            self.close()  # so that whoever comes later gets a queue that works
-            for ticket in tickets:
-                if not ticket.future.done():
-                    ticket.future.set_result(error)
+    def _forget_all(self) -> None:
+        self._tickets.clear()
 
     async def _run(self) -> None:
         """Attempt one creation after the other, those first who have waited longest."""
@@ -179,33 +163,35 @@ class SlotQueue:
             self._wake.clear()
             ticket, delay = self._next()
             if ticket is None or delay > 0:
-                try:
-                    async with asyncio.timeout(None if ticket is None else delay):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+                await self._sleep(None if ticket is None else delay)
                 continue
             await self._connection.acquire()
             if ticket not in self._tickets:
                 self._connection.release()
                 continue
             ticket.is_attempted = True
-            call = self._connection.call(ticket.attempt)
-            try:
-                answer: Attempt | BaseException = await call
-            except Exception as error:
-                answer = error
-            ticket.is_attempted = False
-            self._judge(ticket, answer)
+            taking = self._start(self._take_answer(ticket, self._connection.call(ticket.attempt)))
+            # The others wait for the answer, unless it does not come: then they go on without it.
+            await asyncio.wait([taking], timeout=PATIENCE)
+
+    async def _take_answer(self, ticket: Ticket, call: asyncio.Task[Attempt]) -> None:
+        """Judge what came of an attempt, whenever that is known."""
+        await asyncio.wait([call])
+        ticket.is_attempted = False
+        self._judge(ticket, call.exception() or call.result())
+        self._wake.set()
 
     def _next(self) -> tuple[Ticket | None, float]:
         """Return whose turn it is, and in how many seconds."""
         if not self._tickets:
             return None, 0.0
         now = self._loop.time()
-        # Nobody overtakes, but those who met a fault are passed by while they wait.
-        turn = next((each for each in self._tickets if not each.attempts or each.due <= now), None)
-        turn = turn or min(self._tickets, key=lambda each: each.due)
+        # First come, first served; a ticket that backs off after a fault, or whose call hangs, is passed by.
+        tickets = [each for each in self._tickets if not each.is_attempted]
+        if not tickets:
+            return None, 0.0
+        turn = next((each for each in tickets if not each.attempts or each.due <= now), None)
+        turn = turn or min(tickets, key=lambda each: each.due)
         return turn, max(turn.due, self._full_until) - now
 
     def _judge(self, ticket: Ticket, answer: Attempt | BaseException) -> None:
@@ -243,4 +229,4 @@ def shared_queue(settings: ConnectionSettings, name: str) -> SlotQueue:
     :param settings: the connection settings
     :param name: the kind's name
     """
-    return shared_connection(settings).part((SlotQueue, name), partial(SlotQueue, name=name))
+    return shared_connection(settings).part((SlotQueue, name), SlotQueue)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from airflow_provider_personalize_segments.airflow_compat import BaseOperator
-from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
+from airflow_provider_personalize_segments.errors import PersonalizeRequestError, fail_on_invalid_parameters
 from airflow_provider_personalize_segments.jobs import BatchJobKind, resolve_region
 from airflow_provider_personalize_segments.parameters import read_config, read_text, read_verify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
+
+Answer = TypeVar("Answer")
 
 CONNECTION_FIELDS = ("aws_conn_id", "region_name", "verify", "botocore_config")
 
@@ -85,3 +89,36 @@ class PersonalizeTask(BaseOperator):
                     f"is not a botocore configuration: {error}. "
                     "Expected a dict of arguments of botocore.config.Config."
                 ) from error
+
+    @property
+    def call_limit(self) -> float:
+        """How many seconds one call to AWS may take; botocore's own limit unless a task says otherwise."""
+        return 60.0
+
+    def call_within(self, seconds: float, ask: Callable[[PersonalizeHook], Answer]) -> Answer:
+        """
+        Call AWS in a thread that is given up when there is no answer in time.
+
+        :param seconds: how long to wait for the answer
+        :param ask: makes the call, with a hook that asks Airflow for nothing
+        :returns: its answer
+        :raises TimeoutError: when there is no answer in time
+        """
+        # Not at the top: only a task that runs needs threads, and a hook.
+        from airflow_provider_personalize_segments.bounded_calls import call_within
+        from airflow_provider_personalize_segments.hooks import are_credentials_refused
+
+        try:
+            return call_within(seconds, partial(ask, self._bounded_hook))
+        except PersonalizeRequestError as error:
+            if not are_credentials_refused(error):
+                raise
+        # The connection may hold newer credentials.
+        self._bounded_hook.close()
+        del self._bounded_hook, self.hook
+        return call_within(seconds, partial(ask, self._bounded_hook))
+
+    @cached_property
+    def _bounded_hook(self) -> PersonalizeHook:
+        """The hook for calls that are bounded, which has read its connection."""
+        return self.hook.with_limit(self.call_limit).fixed()

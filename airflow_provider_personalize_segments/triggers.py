@@ -25,12 +25,19 @@ from airflow_provider_personalize_segments.jobs import (
     parse_job_arn,
     parse_solution_version_arn,
 )
+from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.polling import shared_poller
 from airflow_provider_personalize_segments.slots import shared_queue
 from airflow_provider_personalize_segments.verdicts import CANNOT_CANCEL, Reporter, Verdict, judge_refusal
 
 GRACE = 5.0
 """Seconds that the last call may take after the deadline, when it is made."""
+EARLIEST_EVENT = 7.0
+"""
+Seconds between a trigger's start and its event. When a trigger fires before the worker that deferred its task
+has left, which may take that worker a heartbeat, 5 s by default, Airflow finds the task queued while its
+executor says that it is over, and fails or retries it (https://github.com/apache/airflow/issues/71580).
+"""
 
 
 class PersonalizeTrigger(BaseTrigger):
@@ -88,22 +95,24 @@ class PersonalizeTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield one event."""
+        start = asyncio.get_running_loop().time()
         try:
             outcome, error = await self._wait(), None
         except Exception as caught:
             # Whatever it is, a trigger that raises could only fail its task, without a word.
             outcome, error = Outcome.ERROR, caught
-        yield TriggerEvent(  # type: ignore[no-untyped-call]  # Airflow's own is not annotated
-            {
-                "version": EVENT_VERSION,
-                "job_arn": self._job_arn,
-                "outcome": outcome,
-                "deadline": self.deadline,
-                "job": self._last_job,
-                "reason": self._reason,
-                "error": None if error is None else dump_error(error),
-            }
-        )
+        await asyncio.sleep(start + EARLIEST_EVENT - asyncio.get_running_loop().time())
+        event = {
+            "version": EVENT_VERSION,
+            "job_arn": self._job_arn,
+            "outcome": outcome,
+            "deadline": self.deadline,
+            "job": self._last_job,
+            "reason": self._reason,
+            "error": None if error is None else dump_error(error),
+        }
+        # Once more, whatever it is made of: an event that cannot be encoded ends Airflow's triggerer.
+        yield TriggerEvent(make_json_safe(event))  # type: ignore[no-untyped-call]  # not annotated
 
     @abstractmethod
     async def _wait(self) -> str:

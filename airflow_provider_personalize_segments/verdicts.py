@@ -9,8 +9,9 @@ from airflow_provider_personalize_segments.jobs import (
     JobState,
     classify_status,
     is_known_status,
-    make_json_safe,
+    parse_job_arn,
 )
+from airflow_provider_personalize_segments.plain_json import make_json_safe
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
@@ -64,6 +65,26 @@ def ask(hook: PersonalizeHook, job_arn: str, *, is_created: bool = False) -> Ver
     except PersonalizeRequestError as error:
         return judge_refusal(error, is_created=is_created)
     return Verdict(classify_status(job["status"]), make_json_safe(job))
+
+
+def make_silence(job_arn: str, aws_conn_id: str | None, seconds: float) -> Verdict:
+    """
+    Return the verdict about a job when AWS did not answer in time.
+
+    :param job_arn: the job's ARN
+    :param aws_conn_id: the Airflow connection that AWS was called with
+    :param seconds: how long the answer was waited for
+    """
+    arn = parse_job_arn(job_arn)
+    error = PersonalizeUnavailableError(
+        arn.kind.describe_operation,
+        job_arn,
+        arn.region,
+        aws_conn_id,
+        "NoAnswer",
+        f"none within {seconds:.3g} s",
+    )
+    return Verdict(JobState.WAITING, no_answer=str(error))
 
 
 def judge_refusal(error: PersonalizeRequestError, *, is_created: bool) -> Verdict:

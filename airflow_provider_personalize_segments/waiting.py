@@ -17,9 +17,9 @@ from airflow_provider_personalize_segments.errors import (
 )
 from airflow_provider_personalize_segments.jobs import JobState
 from airflow_provider_personalize_segments.links import LINKS, has_links, push_links
-from airflow_provider_personalize_segments.parameters import read_verify
+from airflow_provider_personalize_segments.parameters import MAX_SECONDS, read_verify
 from airflow_provider_personalize_segments.tasks import PersonalizeTask
-from airflow_provider_personalize_segments.verdicts import Reporter, ask
+from airflow_provider_personalize_segments.verdicts import Reporter, Verdict, ask, make_silence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,13 +65,20 @@ class JobWaitingTask(PersonalizeTask):
     def pace(self) -> Pace:
         """How often to ask, and how long to wait, as rendered."""
 
+    @property
+    def call_limit(self) -> float:
+        """How many seconds a call about the job may take."""
+        from airflow_provider_personalize_segments.bounded_calls import find_limit
+
+        return find_limit(self.pace.interval)
+
     @cached_property
     def _reporter(self) -> Reporter:
         return Reporter(self.log, self.awaited_arn)
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Ask Personalize once; done when the job is ACTIVE."""
-        verdict = ask(self.hook, self.awaited_arn, is_created=self._has_created)
+        verdict = self._ask(context)
         self._reporter.tell(verdict)
         if verdict.job:
             self._push_links(context, verdict.job)
@@ -80,11 +87,27 @@ class JobWaitingTask(PersonalizeTask):
         done = verdict.state is JobState.ACTIVE
         return PokeReturnValue(is_done=done, xcom_value=self._result(verdict.job) if done else None)
 
+    def _ask(self, context: Context) -> Verdict:
+        """Ask in a thread that is given up when AWS does not answer in time."""
+        limit = min(self.call_limit, max(1.0, seconds_until(self._deadline(context))))
+        try:
+            return self.call_within(
+                limit, lambda hook: ask(hook, self.awaited_arn, is_created=self._has_created)
+            )
+        except TimeoutError:
+            return make_silence(self.awaited_arn, self.hook.aws_conn_id, limit)
+
     def _push_links(self, context: Context, job: Mapping[str, Any]) -> None:
         """Make the links visible; once, as they do not change."""
         if not self._has_links:
-            self._has_links = True
-            push_links(context, self.hook, job, self.log)
+            self._has_links = True  # also when that fails, as it would the next time
+            try:
+                hook = self._bounded_hook
+            except Exception as error:
+                # Calls about the job tell of it, too, where it matters.
+                self.log.warning("The links to the AWS console could not be made: %s", error)
+            else:
+                push_links(context, hook, job, self.log)
 
     def _result(self, job: dict[str, Any] | None) -> Any:
         """Return what the task returns when its job is ACTIVE."""
@@ -146,7 +169,7 @@ class JobWaitingTask(PersonalizeTask):
 
     def _trigger_arguments(self, deadline: datetime) -> dict[str, Any]:
         """Return what every trigger of this task is given: until when it waits, and how it reaches AWS."""
-        start = deadline - timedelta(seconds=self.pace.timeout)
+        start = deadline - timedelta(seconds=min(self.pace.timeout, MAX_SECONDS))
         return {
             "deadline": deadline.isoformat(),
             "execution_deadline": (start + self.execution_timeout).isoformat()
@@ -221,7 +244,7 @@ class JobWaitingTask(PersonalizeTask):
 
     def _deadline(self, context: Context) -> datetime:
         start = getattr(context.get("ti"), "start_date", None) or datetime.now(UTC)
-        return start + timedelta(seconds=self.pace.timeout)
+        return start + timedelta(seconds=min(self.pace.timeout, MAX_SECONDS))
 
     def _timeout_error(self, status: str | None) -> PersonalizeJobTimeoutError:
         return PersonalizeJobTimeoutError(self.awaited_arn, status, self.pace.timeout)

@@ -121,6 +121,12 @@ def run_dag(_airflow_database: None) -> Callable[..., Run]:
     return run
 
 
+@pytest.fixture(autouse=True)
+def _no_pause_before_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away a pause that only a scheduler and a worker need; where these run, they have it."""
+    monkeypatch.setattr("airflow_provider_personalize_segments.triggers.EARLIEST_EVENT", 0.0)
+
+
 @pytest.fixture
 def read_log(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """Return what was logged since the last reading: Airflow 3 writes to the screen, 2 hands to logging."""

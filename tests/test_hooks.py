@@ -76,7 +76,7 @@ class TestDescribe:
         ]
         for arn in arns * 3:
             hook.describe_job(arn)
-        assert len(hook._clients) == 1  # the other is the connection's own region: hook.conn
+        assert len(hook._clients) == 2
 
     def test_a_region_that_contradicts_the_arn_is_refused_before_any_call(self, personalize):
         with pytest.raises(ValueError, match="'eu-west-1' contradicts the region 'us-east-1'"):

@@ -29,7 +29,8 @@ from airflow_provider_personalize_segments.job_creation import (
     find_delay,
 )
 from airflow_provider_personalize_segments.job_names import MAX_NUMBER, number_job_name
-from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind, make_json_safe
+from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind
+from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.testing import LocalPersonalize
 
 SEGMENT = BatchJobKind.SEGMENT

@@ -20,7 +20,8 @@ from airflow_provider_personalize_segments.job_requests import (
     find_path_warnings,
     read_job_name,
 )
-from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, make_json_safe
+from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS
+from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.testing import LocalPersonalize
 
 SEGMENT, INFERENCE = BATCH_JOB_KINDS

@@ -21,13 +21,13 @@ from airflow_provider_personalize_segments.jobs import (
     find_job_arn,
     is_job_arn,
     is_known_status,
-    make_json_safe,
     normalize_status,
     parse_filter_arn,
     parse_job_arn,
     parse_solution_version_arn,
     resolve_region,
 )
+from airflow_provider_personalize_segments.plain_json import make_json_safe
 
 SEGMENT_ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
 INFERENCE_ARN = "arn:aws:personalize:us-east-1:123456789012:batch-inference-job/weekly"

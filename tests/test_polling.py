@@ -15,6 +15,7 @@ from contextlib import aclosing
 import pytest
 
 from airflow_provider_personalize_segments import connections, polling
+from airflow_provider_personalize_segments.bounded_calls import LONGEST_LIMIT
 from airflow_provider_personalize_segments.connections import MAX_CONCURRENT_CALLS, ConnectionSettings
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BatchJobKind
@@ -168,7 +169,7 @@ class TestSharing:
             tasks = [task for each in options for task in start([arn], **each)]
             await until(lambda: local_personalize.calls.count() >= 8)
             (shared,) = connections._connections.values()
-            hooks = [each._hook for each in shared.values()]
+            hooks = [each._reading.result() for each in shared.values()]
             local_personalize.set_status(arn, "ACTIVE")
             await asyncio.gather(*tasks)
             await left_behind_nothing()
@@ -197,7 +198,7 @@ class TestSharing:
         hook = ConnectionSettings.of("retrying", "us-east-1", None, config).make_hook()
         assert hook.config.retries["total_max_attempts"] == attempts
         if config:
-            assert hook.config.read_timeout == config.get("read_timeout", 60)
+            assert hook.config.read_timeout == config.get("read_timeout", LONGEST_LIMIT)
 
 
 class TestFaults:
@@ -302,7 +303,7 @@ class TestFaults:
             original = getattr(PersonalizeHook, name)
 
             def watched(self, *args, original=original, **kwargs):
-                callers.add(threading.current_thread().name.partition("_")[0])
+                callers.add(threading.current_thread().name.rpartition("-")[0])
                 return original(self, *args, **kwargs)
 
             monkeypatch.setattr(PersonalizeHook, name, watched)

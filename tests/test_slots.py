@@ -80,19 +80,29 @@ def run(*triggers):
     return asyncio.run(main())
 
 
+class Held:
+    """Keeps a connection open."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def close(self):
+        self.connection.leave(self)
+
+
 def run_until(seconds, trigger):
     """Run a trigger that gives up after so many seconds, not counting those that making the client takes."""
 
     async def main():
         connection = shared_connection(SETTINGS)
-        connection.part("held", lambda _: connection)
+        held = connection.part("held", Held)
         await connection.acquire()
         await connection.call(lambda hook: hook.conn)
         trigger.deadline = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
         try:
             return await wait_for(trigger)
         finally:
-            connection.leave("held")
+            held.close()
 
     return asyncio.run(main())
 

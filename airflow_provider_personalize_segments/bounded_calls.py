@@ -1,0 +1,118 @@
+"""Calls that nobody waits for longer than they are worth, in threads that hold up no exit.
+
+A socket's timeout does not bound a call: each byte of a slow answer starts it again, and the lookup of a name
+has none. So callers wait for a bounded time, and then go on without the answer.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from contextvars import copy_context
+from typing import Any, TypeVar
+
+SHORTEST_LIMIT = 5.0
+"""Seconds that a call about a job may take at least, however often it is made."""
+LONGEST_LIMIT = 10.0
+"""Seconds that it may take at most; AWS answers in a fraction of one."""
+_INTERVALS = 1 / 6
+
+Answer = TypeVar("Answer")
+
+
+def find_limit(interval: float) -> float:
+    """
+    Return how many seconds a call may take: a sixth of the interval between two calls, 5 to 10 seconds.
+
+    :param interval: seconds between two calls
+    """
+    return min(max(interval * _INTERVALS, SHORTEST_LIMIT), LONGEST_LIMIT)
+
+
+class DaemonThreads(Executor):
+    """
+    A pool of threads that end with the process, whatever they are doing; the standard pool's hold it up.
+
+    :param max_threads: the most threads there are at a time
+    :param name: begins the threads' names
+    """
+
+    def __init__(self, max_threads: int, name: str) -> None:
+        self._max_threads = max_threads
+        self._name = name
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._unfinished = 0
+        self._is_closed = False
+
+    def submit(self, function: Callable[..., Answer], /, *args: Any, **kwargs: Any) -> Future[Answer]:
+        """
+        Run a function in a thread.
+
+        :param function: the function, with its arguments
+        :raises RuntimeError: when there is no thread to be had, or the pool was shut down
+        """
+        future: Future[Answer] = Future()
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("These threads were given up.")
+            if len(self._threads) <= self._unfinished < self._max_threads:
+                thread = threading.Thread(
+                    target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True
+                )
+                thread.start()
+                self._threads.append(thread)
+            self._unfinished += 1
+            self._work.put((future, lambda: function(*args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """
+        Let the threads end when their calls have.
+
+        :param wait: whether to return only then
+        :param cancel_futures: of no effect; a pool is shut down when nobody waits for it any more
+        """
+        with self._lock:
+            self._is_closed = True
+            threads = list(self._threads)
+            for _ in threads:
+                self._work.put(None)
+        if wait:
+            for thread in threads:
+                thread.join()
+
+    def _run(self) -> None:
+        while (item := self._work.get()) is not None:
+            future, function = item
+            if future.set_running_or_notify_cancel():
+                try:
+                    answer = function()
+                except StopIteration as error:
+                    # asyncio's futures take every error but this one, and nobody would hear of it.
+                    future.set_exception(RuntimeError(f"A call ended in {error!r}"))
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(answer)
+                    del answer
+            with self._lock:
+                self._unfinished -= 1
+            del item, future, function  # an idle thread keeps nothing alive
+
+
+def call_within(seconds: float, function: Callable[[], Answer]) -> Answer:
+    """
+    Return what a function returns, or raise what it raises, unless that takes too long.
+
+    :param seconds: how long to wait for it; the function is left to itself after that
+    :param function: makes the call, in a thread of its own
+    :raises TimeoutError: when there is no answer in time
+    """
+    threads = DaemonThreads(1, "personalize-call")
+    future: Future[Answer] = threads.submit(copy_context().run, function)
+    threads.shutdown(wait=False)
+    return future.result(timeout=max(0.0, seconds))

@@ -1,0 +1,94 @@
+"""Plain JSON of whatever AWS sends: fit for UTF-8, msgpack, Airflow's database and its logs.
+
+Airflow 3.3's triggerer ends, at every start anew, when an event holds text or a number that cannot be
+encoded. So every answer passes through here before it travels.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+MAX_TEXT_LENGTH = 10_000
+"""Characters of one text; Personalize's reasons have a few hundred at most."""
+MAX_MEMBERS = 1_000
+"""Members of one map; the API's own maps have a handful."""
+MAX_DEPTH = 16
+"""Levels of maps and lists in each other; the API has four."""
+_MAX_INTEGER = 2**63 - 1
+_UNFIT = r"[\x00\ud800-\udfff]"
+"""Lone surrogates, which UTF-8 refuses, and NUL, which PostgreSQL refuses."""
+
+
+def clean_text(text: object, max_length: int = MAX_TEXT_LENGTH) -> str:
+    """
+    Return text that UTF-8 and every database carry.
+
+    What does not fit becomes U+FFFD. What is too long is cut, and says so. Cleaning it again changes nothing.
+
+    :param text: the text; anything else is taken by its ``str()``
+    :param max_length: the most characters that are returned, 100 or more
+    """
+    text = text if isinstance(text, str) else _show(text)
+    if len(text) > max_length:
+        cut = f"... (cut here; {len(text)} characters in all)"
+        text = text[: max_length - len(cut)] + cut
+    return re.sub(_UNFIT, "\ufffd", text)
+
+
+def make_json_safe(value: Any) -> Any:
+    """
+    Return a boto3 answer as plain JSON, for XCom and trigger events.
+
+    Field names stay the API's own. Times become ISO 8601 in UTC with an offset; a naive time is taken as UTC.
+    ``ResponseMetadata`` is left out. Numbers that JSON or a database does not carry become text: NaN,
+    infinities, integers beyond 64 bits. Text is cleaned, see :func:`clean_text`; maps and nesting beyond all
+    that AWS documents are cut.
+
+    :param value: a dict, list or scalar as boto3 returns it
+    """
+    return _make_safe(value, MAX_DEPTH)
+
+
+def _make_safe(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, int):
+        return int(value) if -_MAX_INTEGER - 1 <= value <= _MAX_INTEGER else _show(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)
+    if isinstance(value, datetime):
+        return _show_time(value)
+    if isinstance(value, (Mapping, list, tuple)) and depth == 0:
+        return f"... (cut here; nested more than {MAX_DEPTH} levels deep)"
+    if isinstance(value, Mapping):
+        members = (each for each in value.items() if each[0] != "ResponseMetadata")
+        return {clean_text(name): _make_safe(each, depth - 1) for name, each in islice(members, MAX_MEMBERS)}
+    if isinstance(value, (list, tuple)):
+        return [_make_safe(each, depth - 1) for each in value]
+    return clean_text(value)
+
+
+def _show_time(moment: datetime) -> str:
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC).isoformat()
+    try:
+        return moment.astimezone(UTC).isoformat()
+    except OverflowError:  # at either end of the calendar there is no such moment in UTC
+        return moment.isoformat()
+
+
+def _show(value: object) -> str:
+    try:
+        return str(value)
+    except ValueError:
+        # Python writes no integer of more than 4,300 digits.
+        return f"a {type(value).__name__} too large to be written"
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deep to be written"

@@ -1,0 +1,300 @@
+"""Whatever AWS, or somebody on the way to it, sends: no gate opens by it, and all of it can travel."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import pickle
+
+import pytest
+from botocore.retries import standard
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, ScriptedEndpoint, describe, error, job_arn
+
+from airflow_provider_personalize_segments import hooks
+from airflow_provider_personalize_segments.errors import (
+    PersonalizeJobFailedError,
+    PersonalizeRequestError,
+    PersonalizeUnavailableError,
+    dump_error,
+    load_error,
+)
+from airflow_provider_personalize_segments.hooks import PersonalizeHook
+from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState
+from airflow_provider_personalize_segments.links import LINKS, push_links
+from airflow_provider_personalize_segments.plain_json import (
+    MAX_DEPTH,
+    MAX_MEMBERS,
+    MAX_TEXT_LENGTH,
+    clean_text,
+    make_json_safe,
+)
+from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
+from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
+from airflow_provider_personalize_segments.verdicts import ask
+
+ARN = job_arn("weekly")
+LATIN_1 = "<html>Accès refusé</html>".encode("latin-1")
+HTML = {"Content-Type": "text/html"}
+
+
+def job_with(**members):
+    return json.loads(describe("weekly", "ACTIVE", **members).body)
+
+
+UNREADABLE = {
+    **{f"Latin-1 under {status}": Answer(LATIN_1, status, HTML) for status in (200, 403, 429, 503)},
+    "UTF-16": Answer("<html/>".encode("utf-16")),
+    "gzip": Answer(gzip.compress(b"{}"), headers={"Content-Encoding": "gzip"}),
+    "broken gzip": Answer(b"no gzip", headers={"Content-Encoding": "gzip"}),
+    **{
+        f"{body!r} under {status}": Answer(body, status)
+        for body in (b"[]", b"null", b'"text"', b"1", b"", b"{", b"{}")
+        for status in (200, 403, 503)
+    },
+    "a job that is a list": Answer({"batchSegmentJob": []}),
+    "a job that is text": Answer({"batchSegmentJob": "ACTIVE"}),
+    "a job that is nothing": Answer({"batchSegmentJob": None}),
+    "a job without a status": describe("weekly", None),
+    "a date that is none": describe("weekly", creationDateTime="yesterday"),
+    "a date that is a list": describe("weekly", creationDateTime=[]),
+    "an output that is text": describe("weekly", jobOutput="s3://shop"),
+    "nested too deep": Answer(b'{"batchSegmentJob": ' + b"[" * 100_000),
+    "another job": describe("another"),
+    "a job without an ARN": describe("weekly", batchSegmentJobArn=None),
+    "408": Answer(b"", 408),
+    "302 without a code": Answer(b"", 302),
+    "307 without a code": Answer(b"<html>", 307, HTML),
+    "404 of a proxy": Answer(b"<html>", 404, HTML),
+    **{
+        code: error(code)
+        for code in (
+            "RequestTimeTooSkewed",
+            "RequestExpired",
+            "BandwidthLimitExceeded",
+            "EC2ThrottledException",
+            "ProvisionedThroughputExceededException",
+            "TransactionInProgressException",
+        )
+    },
+}
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Return a function that makes an endpoint of one answer, or of a function, and a hook for it."""
+    endpoints = []
+
+    def make(answer):
+        endpoint = ScriptedEndpoint(answer if callable(answer) else lambda *_: answer)
+        endpoints.append(endpoint.__enter__())
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", endpoint.connection)
+        return PersonalizeHook().without_retries()
+
+    yield make
+    for endpoint in endpoints:
+        endpoint.__exit__()
+
+
+class TestUnreadable:
+    @pytest.mark.parametrize("answer", UNREADABLE.values(), ids=UNREADABLE.keys())
+    def test_is_not_yet_in_words(self, serve, answer):
+        verdict = ask(serve(answer), ARN)
+        assert (verdict.state, verdict.job) == (JobState.WAITING, None)
+        for word in ("DescribeBatchSegmentJob did not succeed for", ARN, "region us-east-1", "'aws_default'"):
+            assert word in verdict.no_answer
+        verdict.no_answer.encode()
+
+    @pytest.mark.parametrize(
+        "page", [[], "text", [None], [{}], [{"batchSegmentJobArn": 1}], [[]], None], ids=repr
+    )
+    def test_list_is_no_empty_list(self, serve, page):
+        hook = serve(Answer({"batchSegmentJobs": page} if page != [] else {}))
+        with pytest.raises(PersonalizeUnavailableError, match="ListBatchSegmentJobs did not succeed for"):
+            list(hook.list_jobs(BatchJobKind.SEGMENT))
+
+    @pytest.mark.parametrize(
+        "arn", [None, 1, "", "arn", job_arn("another"), ARN.replace("segment", "inference")]
+    )
+    def test_answer_to_create_names_no_job(self, serve, arn):
+        with pytest.raises(PersonalizeUnavailableError, match="CreateBatchSegmentJob did not succeed for"):
+            serve(Answer({"batchSegmentJobArn": arn})).create_job(
+                BatchJobKind.SEGMENT,
+                jobName="weekly",
+                solutionVersionArn=SOLUTION_VERSION_ARN,
+                jobInput={"s3DataSource": {"path": "s3://shop/in"}},
+                jobOutput={"s3DataDestination": {"path": "s3://shop/out"}},
+                roleArn="arn:aws:iam::123456789012:role/r",
+            )
+
+    def test_refusal_stays_final(self, serve):
+        with pytest.raises(PersonalizeRequestError, match="AccessDeniedException"):
+            ask(serve(error("AccessDeniedException", 403)), ARN)
+
+    def test_codes_hold_all_that_botocore_repeats(self):
+        throttled = standard.ThrottledRetryableChecker._THROTTLED_ERROR_CODES
+        transient = standard.TransientRetryableChecker._TRANSIENT_ERROR_CODES
+        assert {*throttled, *transient} <= hooks._TRANSIENT_CODES
+
+
+class TestOddMembers:
+    @pytest.mark.parametrize(
+        "status", [["ACTIVE"], {"ACTIVE": 1}, 1, True, "active", " ACTIVE", "ACTIVE\0"], ids=repr
+    )
+    def test_a_status_that_is_none_opens_nothing(self, serve, status):
+        verdict = ask(serve(describe("weekly", status)), ARN)
+        assert verdict.state is JobState.WAITING
+        json.dumps(verdict.job, allow_nan=False).encode()
+
+    @pytest.mark.parametrize(
+        ("reason", "words"),
+        [
+            (17, "17"),
+            (["a", 1], "['a', 1]"),
+            ({"a": None}, "{'a': None}"),
+            ("cut \ud83d off", "cut \ufffd off"),
+            ("nul \0 in it", "nul \ufffd in it"),
+            ("x" * 8_000_000, "characters in all)"),
+            (10**30, str(10**30)),
+            (None, "Personalize gave no reason"),
+            ("", "Personalize gave no reason"),
+        ],
+        ids=lambda value: repr(value)[:20],
+    )
+    def test_a_reason_is_told_as_text(self, serve, reason, words):
+        verdict = ask(serve(describe("weekly", "CREATE FAILED", failureReason=reason)), ARN)
+        assert verdict.state is JobState.FAILED
+        failure = PersonalizeJobFailedError.from_job(ARN, verdict.job)
+        assert words in str(failure)
+        assert len(str(failure)) < 3_000
+        str(failure).encode()
+        again = pickle.loads(pickle.dumps(failure))
+        assert (str(again), again.fields) == (str(failure), failure.fields)
+
+    @pytest.mark.parametrize(
+        "job",
+        [
+            {"solutionVersionArn": "odd"},
+            {"solutionVersionArn": 1},
+            {"solutionVersionArn": ["a"]},
+            {"solutionVersionArn": SOLUTION_VERSION_ARN, "jobOutput": "odd"},
+            {"solutionVersionArn": SOLUTION_VERSION_ARN, "jobOutput": {"s3DataDestination": {"path": 1}}},
+            {
+                "solutionVersionArn": SOLUTION_VERSION_ARN,
+                "jobOutput": {"s3DataDestination": {"path": "\ud83d"}},
+            },
+        ],
+        ids=repr,
+    )
+    def test_links_of_an_odd_job_fail_no_task(self, serve, job, caplog):
+        pushed = {}
+
+        class TaskInstance:
+            def xcom_push(self, key, value):
+                json.dumps(value).encode()
+                pushed[key] = value
+
+        push_links({"ti": TaskInstance()}, serve(error("AccessDenied")), job, logging.getLogger("links"))
+        assert set(pushed) <= {link.xcom_key for link in LINKS}
+        assert "The link" in caplog.text
+
+
+ODD_TEXT = st.text(st.characters(exclude_categories=()))
+SENT = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | ODD_TEXT
+    | st.datetimes()
+    | st.binary(max_size=5)
+    | st.integers(min_value=10**30, max_value=10**31),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ODD_TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def travel(value):
+    """Send something through all that an event passes on its way: JSON, UTF-8, msgpack, and Airflow's own."""
+    import msgspec.msgpack
+    from airflow.serialization.serialized_objects import BaseSerialization
+
+    text = json.dumps(value, allow_nan=False)
+    assert "\\u0000" not in text  # PostgreSQL refuses it
+    assert json.loads(text.encode("utf-8")) == value
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(value)) == value
+    assert BaseSerialization.deserialize(BaseSerialization.serialize(value)) == value
+
+
+class TestTravel:
+    @given(SENT)
+    def test_whatever_is_sent_travels(self, value):
+        safe = make_json_safe(value)
+        travel(safe)
+        assert make_json_safe(safe) == safe
+
+    @given(ODD_TEXT, ODD_TEXT)
+    def test_errors_travel(self, code, detail):
+        for kind in (PersonalizeRequestError, PersonalizeUnavailableError):
+            raised = kind("DescribeBatchSegmentJob", ARN, "us-east-1", "aws_default", code, detail)
+            str(raised).encode()
+            travel(dump_error(raised))
+        assert (
+            load_error(dump_error(PersonalizeRequestError("o", "s", "r", "c", code, detail))).fields[0] == "o"
+        )
+
+    def test_what_is_too_large_is_cut_and_says_so(self):
+        text = make_json_safe("x" * 8_000_000)
+        assert len(text) == MAX_TEXT_LENGTH
+        assert text.endswith("(cut here; 8000000 characters in all)")
+        assert len(make_json_safe({str(number): 1 for number in range(5_000)})) == MAX_MEMBERS
+        assert make_json_safe(10**5_000) == "a int too large to be written"
+        deep = value = []
+        for _ in range(50_000):
+            value.append([])
+            value = value[0]
+        travel(make_json_safe(deep))
+        assert f"nested more than {MAX_DEPTH} levels deep" in json.dumps(make_json_safe(deep))
+        assert len(make_json_safe(list(range(5_000)))) == 5_000
+
+    @given(ODD_TEXT, st.integers(100, 200))
+    def test_cleaning_twice_changes_nothing(self, text, length):
+        cleaned = clean_text(text, length)
+        assert len(cleaned) <= length
+        assert clean_text(cleaned, length) == cleaned
+
+
+class TestModes:
+    ODD = (
+        ("surrogate", {"status": "CREATE FAILED", "failureReason": "cut \ud83d off"}),
+        ("huge", {"status": "CREATE FAILED", "numResults": 10**30, "failureReason": "x" * 100_000}),
+        ("nan", {"status": "ACTIVE", "numResults": float("nan")}),
+        ("odd key", {"status": "ACTIVE", "filterArn": "\0"}),
+    )
+
+    @pytest.mark.parametrize("members", [members for _, members in ODD], ids=[name for name, _ in ODD])
+    def test_poking_and_deferring_end_alike(self, serve, members):
+        serve(describe("weekly", **members))
+        task = PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=ARN, timeout=30)
+        ends = []
+        for mode in ("poke", "deferred"):
+            try:
+                if mode == "poke":
+                    value = task.poke({}).xcom_value
+                else:
+                    trigger = PersonalizeBatchJobTrigger(job_arn=ARN, poke_interval=0.1)
+
+                    async def wait(trigger=trigger):
+                        return [event async for event in trigger.run()]
+
+                    (event,) = asyncio.run(wait())
+                    travel(event.payload)
+                    value = task.execute_complete({}, event.payload)
+                travel(value)
+                ends.append(value)
+            except PersonalizeJobFailedError as raised:
+                ends.append(raised.fields)
+        assert ends[0] == ends[1]
