@@ -29,7 +29,7 @@ MAX_CONCURRENT_CALLS = 8
 """Per connection settings and region while AWS answers; botocore keeps ten connections open."""
 SLOW_CALL = 2.0
 """Seconds after which a call that has no answer makes room for the next."""
-MAX_SLOW_CALLS = 24
+MAX_SLOW_CALLS = 56
 """How many calls without an answer may make room for others at a time."""
 MAX_SUSPECT_CALLS = 2
 """How many calls may be under way about jobs whose last call had no answer."""
