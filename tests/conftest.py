@@ -50,8 +50,8 @@ pytest_plugins = ["airflow_provider_personalize_segments.testing.fixtures"]
 
 def pytest_configure(config: pytest.Config) -> None:
     if version("apache-airflow").startswith(("3.0.", "3.1.", "3.2.")):
-        # These lines get no more releases: they and the libraries of their time use names that newer libraries
-        # and providers deprecate. What our own modules use still fails the tests.
+        # These lines get no more releases: they, and the libraries of their time, use names that newer
+        # libraries and providers deprecate. What our own modules use still fails the tests.
         for line in (
             "ignore::DeprecationWarning",
             "ignore:The `airflow.operators",
