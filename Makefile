@@ -1,7 +1,7 @@
 # Everything here stays inside the checkout: environments in .venv/, downloads in .cache/, Airflow in .airflow/.
 #
 #   make demo                          the newest Airflow line, with python3
-#   make test AIRFLOW=2.11             another line: 3.3 (the default), 2.11, lowest
+#   make test AIRFLOW=2.11             another line: 3.3 (the default), 3.2, 3.1, 3.0, 2.11, lowest
 #   make test PYTHON=python3.13        another Python
 #   make test TESTS="tests/test_jobs.py -x"
 
@@ -40,7 +40,7 @@ demo: $(READY)  ## Run two DAGs on a local Personalize: one creates a job, one w
 	@$(BIN)/python -m airflow_provider_personalize_segments.testing.demo
 
 test: $(READY)  ## Run the tests
-	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal --durations 25 $(TESTS)
 
 lint: $(READY)  ## Check format, style and types
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff --quiet .; exit 1; }
@@ -76,6 +76,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --no
 	--extra testing --group dev pyproject.toml
 
 constraints: $(READY)  ## Compile constraints/ anew, to the newest versions (and the lowest)
+	@for line in 3.0 3.1 3.2; do $(COMPILE) --universal --python-version 3.11 --constraint constraints/airflow-$$line.in --output-file constraints/airflow-$$line.txt || exit 1; done
 	@printf 'apache-airflow==3.3.*\n' | $(COMPILE) --universal --python-version 3.11 --constraint - --output-file constraints/airflow-3.3.txt
 	@printf 'apache-airflow==2.11.*\n' | $(COMPILE) --universal --python-version 3.11 --constraint - --output-file constraints/airflow-2.11.txt
 	@$(COMPILE) --python-version 3.11 --resolution lowest-direct --constraint constraints/lowest.in --output-file constraints/airflow-lowest.txt

@@ -91,21 +91,26 @@ def run_standalone(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
                 os.killpg(process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(20)
-            kill_session(process.pid)
+            kill_airflow(process.pid, home)
             process.wait()
 
 
-def kill_session(leader: int) -> None:
+def kill_airflow(leader: int, home: Path) -> None:
     """
-    Kill what is left of a session; Airflow moves some of its parts into process groups of their own.
+    Kill what is left of an Airflow.
+
+    Airflow moves some of its parts into process groups, and some into sessions, of their own. All of them
+    keep its home in their environment.
 
     :param leader: the process that began the session
+    :param home: the folder that Airflow calls its home
     """
     import psutil
 
     for each in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
-            if os.getsid(each.pid) == leader:
+            is_airflow = each.environ().get("AIRFLOW_HOME") == str(home) and each.pid != os.getpid()
+            if os.getsid(each.pid) == leader or is_airflow:
                 each.kill()
 
 
