@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,7 @@ def _airflow_database() -> None:
 
 
 @pytest.fixture
-def run_dag(_airflow_database: None) -> Callable[..., Run]:
+def run_dag(_airflow_database: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     """
     Run a DAG file through Airflow itself.
 
@@ -118,6 +120,8 @@ def run_dag(_airflow_database: None) -> Callable[..., Run]:
         def keep_error(context: Any) -> None:
             errors[context["ti"].task_id] = context["exception"]
 
+        if not version("apache-airflow").startswith("2."):
+            _keep_errors(monkeypatch, errors)
         for task in dag.tasks:
             target = getattr(task, "partial_kwargs", None) or vars(task)  # mapped, or not
             target["on_failure_callback"] = [keep_error]
@@ -136,10 +140,28 @@ def run_dag(_airflow_database: None) -> Callable[..., Run]:
     return run
 
 
+def _keep_errors(monkeypatch: pytest.MonkeyPatch, errors: dict[str, BaseException]) -> None:
+    """Keep what failed tasks raise: ``dag.test`` of Airflow 3.1 calls no failure callback."""
+    from airflow.sdk.execution_time import task_runner
+
+    run_task = task_runner.run
+
+    def watched(ti: Any, *args: Any, **kwargs: Any) -> Any:
+        state, message, error = run_task(ti, *args, **kwargs)
+        if str(getattr(state, "value", state)) == "failed" and error is not None:
+            errors[ti.task_id] = error
+        return state, message, error
+
+    monkeypatch.setattr(task_runner, "run", watched)
+
+
 @pytest.fixture(autouse=True)
 def _no_pause_before_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away a pause that only a scheduler and a worker need; where these run, they have it."""
-    monkeypatch.setattr("airflow_provider_personalize_segments.triggers.EARLIEST_EVENT", 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Airflow 2 warns of its own settings when it is imported
+        triggers = import_module("airflow_provider_personalize_segments.triggers")
+    monkeypatch.setattr(triggers, "EARLIEST_EVENT", 0.0)
 
 
 @pytest.fixture

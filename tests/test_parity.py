@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from scripted_endpoint import Answer, ScriptedEndpoint, describe, error
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.testing import LocalPersonalize
@@ -238,6 +239,71 @@ class MalformedForAWhile(ForAWhile):
     fault = "malformed"
 
 
+class Scripted(Scene):
+    """An endpoint apart from the local Personalize answers, by the number of the call about a job."""
+
+    status = None
+
+    def __init__(self, local):
+        super().__init__(local)
+        self.counts = {}
+        self.endpoint = ScriptedEndpoint(self.receive).__enter__()
+
+    def receive(self, operation, parameters):
+        if "Job" not in operation:
+            return error("AccessDeniedException")  # asked for a link
+        name = parameters["batchSegmentJobArn"].rpartition("/")[2]
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return self.answer(name, self.counts[name])
+
+    def connection(self):
+        return self.endpoint.connection
+
+    def end(self):
+        self.endpoint.__exit__()
+
+
+class PageForAWhile(Scripted):
+    def answer(self, name, count):
+        page = Answer("<html>Accès refusé".encode("latin-1"), 200 if count == 2 else 403)
+        return page if count in (2, 3) else describe(name, "PENDING" if count == 1 else "ACTIVE")
+
+
+class RedirectedForAWhile(Scripted):
+    def answer(self, name, count):
+        codes = {2: Answer(b"", 302), 3: Answer(b"[]"), 4: error("RequestExpired"), 5: Answer(b"", 408)}
+        return codes.get(count, describe(name, "PENDING" if count == 1 else "ACTIVE"))
+
+
+class AboutAnotherJob(Scripted):
+    timeout = 0.5
+
+    def answer(self, name, count):
+        return describe("another")
+
+
+class OddReason(Scripted):
+    def answer(self, name, count):
+        if count == 1:
+            return describe(name, "PENDING")
+        return describe(name, "CREATE FAILED", failureReason="cut \ud83d off \0", numResults=10**30)
+
+
+class OddNumbers(Scripted):
+    def answer(self, name, count):
+        return describe(name, "ACTIVE" if count > 1 else "PENDING", numResults=float("nan"))
+
+
+class NoBundle(Scripted):
+    def connection(self):
+        connection = json.loads(super().connection())
+        connection["extra"]["verify"] = "/no/such/bundle.pem"
+        return json.dumps(connection)
+
+    def answer(self, name, count):
+        return describe(name)
+
+
 class ThrottledForEver(Scene):
     timeout = 0.5
 
@@ -267,6 +333,12 @@ MATRIX = {
     "disconnected for a while": (DisconnectedForAWhile, SUCCESS),
     "connections refused for a while": (RefusedForAWhile, SUCCESS),
     "malformed answers for a while": (MalformedForAWhile, SUCCESS),
+    "a proxy's page for a while": (PageForAWhile, SUCCESS),
+    "redirects and clocks that differ for a while": (RedirectedForAWhile, SUCCESS),
+    "an answer about another job": (AboutAnotherJob, OVERDUE),
+    "CREATE FAILED, with a reason that cannot be encoded": (OddReason, FINAL),
+    "ACTIVE, with numbers that JSON does not have": (OddNumbers, SUCCESS),
+    "no CA bundle where `verify` says": (NoBundle, FINAL),
     "a crash while waiting": (Crash, CRASH),
 }
 
