@@ -21,6 +21,8 @@ from airflow_provider_personalize_segments import (
     jobs,
     links,
     operators,
+    parameters,
+    plain_json,
     sensors,
     testing,
     triggers,
@@ -191,6 +193,14 @@ def messages():
         yield re.sub(r'"\s*"|%[sdr]', "", inspect.getsource(module))
     yield str(errors.PersonalizeJobTimeoutError(arn, None, 60))
     yield str(errors.load_error({"type": "KeyError", "text": "x"}))
+    yield f"Not yet: {verdicts.make_silence(arn, None, 5).no_answer}"
+    with pytest.raises(errors.PersonalizeRequestError) as refused:
+        hooks.PersonalizeHook(aws_conn_id=None, verify="/no/such.pem").describe_job(arn)
+    yield str(refused.value)
+    with pytest.raises(ValueError, match="holds a password") as secret:
+        parameters.read_config({"proxies": {"http": "http://u:p@h"}}, "botocore_config of task 't'")
+    yield str(secret.value)
+    yield plain_json.clean_text("x" * 200, 100)
 
 
 @pytest.mark.parametrize(
