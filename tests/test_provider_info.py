@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 
@@ -55,7 +56,9 @@ def airflow(*arguments):
         line for line in (done.stdout + done.stderr).splitlines() if DISTRIBUTION in line and "rror" in line
     ]
     assert complaints == []
-    return json.loads(done.stdout[done.stdout.index("[") :])
+    # Airflow 3.0 logs to the same stream; its lines begin with a date.
+    printed = "\n".join(line for line in done.stdout.splitlines() if not re.match(r"\[\d{4}-", line))
+    return json.loads(printed[printed.index("[") :])
 
 
 @pytest.mark.usefixtures("_airflow_database")
