@@ -8,6 +8,7 @@ import json
 import logging
 import pickle
 
+import airflow
 import pytest
 from botocore.retries import standard
 from hypothesis import given
@@ -219,13 +220,15 @@ SENT = st.recursive(
 
 def travel(value):
     """Send something through all that an event passes on its way: JSON, UTF-8, msgpack, and Airflow's own."""
-    import msgspec.msgpack
     from airflow.serialization.serialized_objects import BaseSerialization
 
     text = json.dumps(value, allow_nan=False)
     assert "\\u0000" not in text  # PostgreSQL refuses it
     assert json.loads(text.encode("utf-8")) == value
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(value)) == value
+    if not airflow.__version__.startswith("2."):  # whose processes speak msgpack with each other
+        import msgspec.msgpack
+
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(value)) == value
     assert BaseSerialization.deserialize(BaseSerialization.serialize(value)) == value
 
 
