@@ -339,6 +339,14 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         )
         return hook
 
+    def make_client(self, region_name: str) -> None:
+        """
+        Make the client for a region ahead of its first call, so that the time of a call can be told alone.
+
+        :param region_name: the AWS region
+        """
+        self._client_in(region_name)
+
     def close(self) -> None:
         """Close the connections of its clients; the hook makes new clients when it is used again."""
         clients = set(self._clients.values())
