@@ -16,7 +16,7 @@ from airflow_provider_personalize_segments.airflow_compat import BaseOperatorLin
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import BaseOperator, Context, TaskInstanceKey
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
-    from airflow_provider_personalize_segments.verdicts import Log
+    from airflow_provider_personalize_segments.waiting.verdicts import Log
 
 CONSOLES = {"aws": "console.aws.amazon.com", "aws-cn": "console.amazonaws.cn"}
 """Of the partitions that have Amazon Personalize."""

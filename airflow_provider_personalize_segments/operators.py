@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_personalize_segments.airflow_compat import conf
-from airflow_provider_personalize_segments.creating import CreateBatchJobOperator
+from airflow_provider_personalize_segments.creating.task import CreateBatchJobOperator
 from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
 from airflow_provider_personalize_segments.jobs import (
     BatchJobKind,
@@ -198,7 +198,7 @@ class PersonalizeCreateBatchSegmentJobOperator(CreateBatchJobOperator):
             retries=2,
         )
 
-    Parameters and XCom: see :class:`~.creating.CreateBatchJobOperator`.
+    Parameters and XCom: see :class:`~.creating.task.CreateBatchJobOperator`.
     """
 
     kind = BatchJobKind.SEGMENT
@@ -216,7 +216,7 @@ class PersonalizeCreateBatchInferenceJobOperator(CreateBatchJobOperator):
         the first. Themes are available in us-east-1, us-west-2 and ap-northeast-1 only
     :param theme_generation_config: with ``THEME_GENERATION``, and only then, the column of the items dataset
         that names the items: ``{"fieldsForThemeGeneration": {"itemName": "TITLE"}}``
-    :param kwargs: everything that :class:`~.creating.CreateBatchJobOperator` takes
+    :param kwargs: everything that :class:`~.creating.task.CreateBatchJobOperator` takes
 
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_CreateBatchInferenceJob.html
     """

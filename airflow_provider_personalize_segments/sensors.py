@@ -17,7 +17,7 @@ from airflow_provider_personalize_segments.errors import InvalidParameterError, 
 from airflow_provider_personalize_segments.jobs import BatchJobKind, parse_job_arn
 from airflow_provider_personalize_segments.parameters import read_bool
 from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS
-from airflow_provider_personalize_segments.waiting import JobWaitingTask, Pace
+from airflow_provider_personalize_segments.waiting.task import JobWaitingTask, Pace
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import Context

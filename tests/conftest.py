@@ -161,7 +161,7 @@ def _no_pause_before_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away a pause that only a scheduler and a worker need; where these run, they have it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Airflow 2 warns of its own settings when it is imported
-        triggers = import_module("airflow_provider_personalize_segments.triggers")
+        triggers = import_module("airflow_provider_personalize_segments.waiting.trigger")
     monkeypatch.setattr(triggers, "EARLIEST_EVENT", 0.0)
 
 

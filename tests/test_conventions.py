@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from airflow.exceptions import AirflowException
 
 import airflow_provider_personalize_segments as package
-from airflow_provider_personalize_segments import (
-    creating,
-    errors,
-    events,
-    hooks,
-    job_creation,
-    jobs,
-    links,
-    operators,
-    sensors,
-    slots,
-    tries,
-    triggers,
-    waiting,
-)
+from airflow_provider_personalize_segments import errors, operators, sensors
 from airflow_provider_personalize_segments.airflow_compat import BaseOperator
 
 PACKAGE = Path(package.__file__).parent
@@ -121,13 +109,15 @@ def test_errors_end_in_error(each):
     assert each.__name__.endswith("Error")
 
 
+ALL_MODULES = [
+    import_module(each.name)
+    for each in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if ".testing" not in each.name
+]
+
+
 @pytest.mark.parametrize(
-    "each",
-    public_classes(
-        *(creating, errors, events, hooks, job_creation, jobs, links, operators, sensors, slots),
-        *(triggers, tries, waiting),
-    ),
-    ids=lambda each: each.__name__,
+    "each", public_classes(*ALL_MODULES), ids=lambda each: f"{each.__module__}.{each.__name__}"
 )
 def test_public_classes_and_methods_are_documented(each):
     assert inspect.getdoc(each)

@@ -35,7 +35,7 @@ from airflow_provider_personalize_segments.plain_json import (
 )
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
-from airflow_provider_personalize_segments.verdicts import ask
+from airflow_provider_personalize_segments.waiting.verdicts import ask
 
 ARN = job_arn("weekly")
 LATIN_1 = "<html>Accès refusé</html>".encode("latin-1")

@@ -1,12 +1,15 @@
-"""The house's arrows, executed; and nothing heavy in a DAG file's way."""
+"""The house's arrows, executed as CONTRIBUTING.md draws them; and nothing heavy in a DAG file's way."""
 
 from __future__ import annotations
 
 import ast
 import json
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -14,59 +17,7 @@ import airflow_provider_personalize_segments as package
 
 NAME = package.__name__
 ROOT = Path(package.__file__).parent
-
-MAY_IMPORT = {
-    "__init__": set(),
-    "provider_info": {""},
-    "airflow_compat": set(),
-    "jobs": set(),
-    "plain_json": set(),
-    "bounded_calls": set(),
-    "job_names": {"jobs"},
-    "parameters": {"jobs"},
-    "job_requests": {"jobs", "parameters"},
-    "errors": {"airflow_compat", "plain_json"},
-    "hooks": {"airflow_compat", "errors", "jobs"},
-    "tasks": {"airflow_compat", "errors", "jobs", "parameters"},
-    "verdicts": {"errors", "jobs", "plain_json"},
-    "connections": {"airflow_compat", "bounded_calls"},
-    "polling": {"bounded_calls", "connections", "jobs", "verdicts"},
-    "job_creation": {"errors", "job_names", "job_requests", "jobs", "plain_json"},
-    "events": {"errors", "jobs"},
-    "tries": {"airflow_compat", "jobs"},
-    "slots": {"connections", "job_creation"},
-    "triggers": {
-        "airflow_compat",
-        "events",
-        "connections",
-        "job_creation",
-        "errors",
-        "jobs",
-        "plain_json",
-        "polling",
-        "slots",
-        "verdicts",
-    },
-    "links": {"airflow_compat", "errors"},
-    "waiting": {"airflow_compat", "errors", "jobs", "links", "parameters", "tasks", "verdicts"},
-    "sensors": {"airflow_compat", "errors", "jobs", "parameters", "tasks", "waiting"},
-    "creating": {"airflow_compat", "errors", "jobs", "links", "parameters", "tasks", "verdicts", "waiting"},
-    "operators": {"airflow_compat", "creating", "errors", "jobs", "parameters", "plain_json", "tasks"},
-}
-MAY_IMPORT_WHEN_IT_RUNS = {
-    "links": {"bounded_calls"},
-    "tasks": {"bounded_calls", "hooks"},
-    "connections": {"errors", "hooks"},
-    "waiting": {"bounded_calls", "events", "triggers"},
-    "creating": {"events", "job_creation", "job_names", "job_requests", "tries", "triggers"},
-}
-FOREIGN = {
-    "airflow_compat": {"airflow", "asgiref"},
-    "hooks": {"airflow", "botocore"},
-    "triggers": {"airflow"},
-}
-"""Besides the standard library; for everything else: nothing."""
-
+CONTRIBUTING = (ROOT.parent / "CONTRIBUTING.md").read_text()
 HEAVY = (
     "boto3",
     "botocore",
@@ -78,64 +29,119 @@ HEAVY = (
     "airflow.providers.openlineage",
     f"{NAME}.hooks",
     f"{NAME}.connections",
-    f"{NAME}.job_creation",
-    f"{NAME}.job_requests",
-    f"{NAME}.polling",
+    f"{NAME}.creating.once",
+    f"{NAME}.creating.requests",
+    f"{NAME}.waiting.poller",
     f"{NAME}.triggers",
     f"{NAME}.testing",
 )
 
 
-def modules():
-    return {path.stem: path for path in ROOT.glob("*.py")}
+class Imports(NamedTuple):
+    """
+    Names of modules, ours without the package's name, others by the distribution's first name.
+
+    :param at_top: imported when the module is loaded
+    :param later: imported when a function of it runs
+    """
+
+    at_top: frozenset[str]
+    later: frozenset[str]
 
 
-def imports(path, *, at_top):
-    """Modules that a file imports while it is loaded, or else only when it runs; types do not count."""
-    tree = ast.parse(path.read_text())
+def read_rules():
+    """Return the table of CONTRIBUTING.md: each module with what it imports."""
+    table = CONTRIBUTING.partition("## Where things live")[2].partition("\n## ")[0]
+    rules = {}
+    for row in re.findall(r"^\| `(.*?)` \|.*?\|(.*?)\|(.*?)\|$", table, re.MULTILINE):
+        rules[row[0]] = Imports(*(frozenset(re.findall(r"`(.*?)`", cell)) for cell in row[1:]))
+    return rules
+
+
+RULES = read_rules()
+
+
+def find_modules():
+    """Return all modules of the package with their files."""
+    found = {}
+    for each in pkgutil.walk_packages(package.__path__, f"{NAME}."):
+        name = each.name.removeprefix(f"{NAME}.")
+        path = ROOT.joinpath(*name.split("."))
+        found[name] = path / "__init__.py" if each.ispkg else path.with_suffix(".py")
+    return found
+
+
+MODULES = find_modules()
+
+
+def find_imports(path):
+    """Return what a file imports; names for type checkers only do not count."""
     top, later = set(), set()
 
     def visit(node, inside):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
                 continue
+            names = []
             if isinstance(child, ast.Import):
-                (later if inside else top).update(alias.name for alias in child.names)
+                names = [alias.name for alias in child.names]
             elif isinstance(child, ast.ImportFrom):
                 assert child.level == 0, f"{path.name}: a relative import"
-                (later if inside else top).add(child.module)
+                names = [child.module]
+                if f"{child.module}.".startswith(f"{NAME}."):
+                    inner = child.module.removeprefix(NAME).lstrip(".")
+                    full = [f"{inner}.{alias.name}".lstrip(".") for alias in child.names]
+                    names = [f"{NAME}.{each}" if each in MODULES else child.module for each in full]
+            (later if inside else top).update(filter(None, map(short, names)))
             visit(child, inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
 
-    visit(tree, False)
-    return top if at_top else later
+    visit(ast.parse(path.read_text()), False)
+    return Imports(frozenset(top), frozenset(later - top))
 
 
-def own(names):
-    return {name.removeprefix(NAME).lstrip(".") for name in names if name.partition(".")[0] == NAME}
+def short(name):
+    """Return a module's name as the table has it; nothing for the standard library."""
+    if name == NAME:
+        return "__version__"
+    root = name.partition(".")[0]
+    return (
+        name.removeprefix(f"{NAME}.") if root == NAME else root if root not in sys.stdlib_module_names else ""
+    )
 
 
-def foreign(names):
-    roots = {name.partition(".")[0] for name in names}
-    return {root for root in roots if root not in sys.stdlib_module_names and root != NAME}
+def test_every_module_has_its_row():
+    assert set(MODULES) == set(RULES)
 
 
-def test_every_module_has_its_rule():
-    assert set(modules()) == set(MAY_IMPORT)
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_what_its_row_says_and_nothing_else(module):
+    assert find_imports(MODULES[module]) == RULES[module]
 
 
-@pytest.mark.parametrize("module", sorted(MAY_IMPORT))
-def test_a_module_imports_what_it_may(module):
-    path = modules()[module]
-    assert own(imports(path, at_top=True)) <= MAY_IMPORT[module]
-    assert own(imports(path, at_top=False)) <= MAY_IMPORT_WHEN_IT_RUNS.get(module, set())
-    names = imports(path, at_top=True) | imports(path, at_top=False)
-    assert foreign(names) <= FOREIGN.get(module, set())
+def test_no_arrow_leads_back():
+    """Modules that import each other while they are loaded are one module in two files."""
+    order = []
+    while len(order) < len(RULES):
+        ready = [
+            each
+            for each in RULES
+            if each not in order and {*RULES[each].at_top} & RULES.keys() <= {*order, each}
+        ]
+        assert ready, sorted(RULES.keys() - {*order})
+        order.extend(ready)
 
 
-def test_the_local_personalize_knows_only_the_jobs():
-    for path in (ROOT / "testing").rglob("*.py"):
-        names = own(imports(path, at_top=True) | imports(path, at_top=False))
-        assert {name for name in names if not name.startswith("testing")} <= {"jobs"}, path.name
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_nothing_needs_the_local_personalize_and_waiting_not_creating(module):
+    names = RULES[module].at_top | RULES[module].later
+    if not module.startswith("testing"):
+        assert not [name for name in names if name.startswith("testing")]
+    if module.startswith("waiting"):
+        # The triggers' path is the one thing that both share.
+        assert not [name for name in names if name.startswith("creating")]
+    if module.startswith("testing"):
+        own = {name for name in names if name in MODULES and not name.startswith("testing")}
+        assert own <= {"jobs"}
 
 
 def loaded_by(statement, before=""):
@@ -168,6 +174,7 @@ def test_a_dag_file_loads_little_else():
     loaded = loaded_by(f"import {NAME}.sensors, {NAME}.operators", before=before)
     others = [name for name in loaded if not name.startswith(NAME)]
     assert len(others) <= 5, others
+    assert len(loaded) - len(others) <= 16, sorted(set(loaded) - set(others))
 
 
 def test_the_package_itself_loads_nothing():

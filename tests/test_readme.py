@@ -17,7 +17,6 @@ import pytest
 from airflow_provider_personalize_segments import (
     errors,
     hooks,
-    job_requests,
     jobs,
     links,
     operators,
@@ -26,9 +25,10 @@ from airflow_provider_personalize_segments import (
     sensors,
     testing,
     triggers,
-    verdicts,
 )
+from airflow_provider_personalize_segments.creating import requests
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.waiting import verdicts
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text()
@@ -175,7 +175,7 @@ def messages():
     yield str(errors.PersonalizeNoSlotError(arn, "LimitExceededException", 60))
     paths = {"jobInput": {"s3DataSource": {"path": "s3://shop/in"}}}
     paths["jobOutput"] = {"s3DataDestination": {"path": "s3://shop/out/"}}
-    yield from job_requests.find_path_warnings(paths)
+    yield from requests.find_path_warnings(paths)
     yield str(errors.PersonalizeRequestError(*call, "AccessDeniedException", "no"))
     yield str(errors.PersonalizeRequestError(*call, "ResourceNotFoundException", "no"))
     yield str(errors.ConnectionNotFoundError("aws_default"))

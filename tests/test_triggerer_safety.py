@@ -11,13 +11,14 @@ import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from scripted_endpoint import ScriptedEndpoint, describe, error, job_arn
 
-from airflow_provider_personalize_segments import connections, triggers
+from airflow_provider_personalize_segments import connections
 from airflow_provider_personalize_segments.connections import ConnectionSettings, shared_connection
 from airflow_provider_personalize_segments.errors import InvalidParameterError, PersonalizeRequestError
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
-from airflow_provider_personalize_segments.polling import JobPoller, shared_poller
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
+from airflow_provider_personalize_segments.waiting import trigger
+from airflow_provider_personalize_segments.waiting.poller import JobPoller, shared_poller
 
 ARN = job_arn("weekly")
 
@@ -154,7 +155,7 @@ class TestEarlyEvents:
         [(describe("weekly"), "active"), (error("AccessDeniedException"), "error")],
     )
     def test_are_held_back(self, serve, monkeypatch, answer, outcome):
-        monkeypatch.setattr(triggers, "EARLIEST_EVENT", 1.5)
+        monkeypatch.setattr(trigger, "EARLIEST_EVENT", 1.5)
         endpoint = serve(answer)
 
         async def main():
@@ -168,7 +169,7 @@ class TestEarlyEvents:
         assert asked < fired
 
     def test_are_held_back_when_the_time_is_over_too(self, serve, monkeypatch):
-        monkeypatch.setattr(triggers, "EARLIEST_EVENT", 1.5)
+        monkeypatch.setattr(trigger, "EARLIEST_EVENT", 1.5)
         serve(describe("weekly", "CREATE PENDING"))
 
         async def main():

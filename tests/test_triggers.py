@@ -22,14 +22,7 @@ from airflow_provider_personalize_segments.errors import (
     TriggerFailedError,
     load_error,
 )
-from airflow_provider_personalize_segments.events import (
-    EVENT_VERSION,
-    Outcome,
-    read_creation_event,
-    read_event,
-)
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.polling import JobPoller
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 from airflow_provider_personalize_segments.testing import LocalPersonalize
 from airflow_provider_personalize_segments.testing.ports import hold_port
@@ -37,6 +30,13 @@ from airflow_provider_personalize_segments.triggers import (
     PersonalizeBatchJobTrigger,
     PersonalizeCreateBatchJobTrigger,
 )
+from airflow_provider_personalize_segments.waiting.events import (
+    EVENT_VERSION,
+    Outcome,
+    read_creation_event,
+    read_event,
+)
+from airflow_provider_personalize_segments.waiting.poller import JobPoller
 
 ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
 SERIALIZED = sorted((Path(__file__).parent / "serialized_triggers").glob("*.json"))

@@ -14,9 +14,9 @@ import pytest
 
 from airflow_provider_personalize_segments import connections
 from airflow_provider_personalize_segments.connections import ConnectionSettings, shared_connection
-from airflow_provider_personalize_segments.job_creation import Attempt, JobCreation
+from airflow_provider_personalize_segments.creating.once import Attempt, JobCreation
+from airflow_provider_personalize_segments.creating.queue import SlotQueue, shared_queue
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.slots import SlotQueue, shared_queue
 from airflow_provider_personalize_segments.testing import LocalPersonalize
 from airflow_provider_personalize_segments.triggers import PersonalizeCreateBatchJobTrigger
 

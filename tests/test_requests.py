@@ -11,12 +11,12 @@ from botocore.exceptions import ParamValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_personalize_segments.job_requests import (
+from airflow_provider_personalize_segments.creating.differences import find_differences
+from airflow_provider_personalize_segments.creating.requests import (
     MAX_PATH_LENGTH,
     MAX_SEGMENT_USERS,
     THEME_REGIONS,
     build_request,
-    find_differences,
     find_path_warnings,
     read_job_name,
 )

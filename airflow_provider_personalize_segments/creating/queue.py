@@ -22,7 +22,7 @@ from airflow_provider_personalize_segments.connections import (
     SharedConnection,
     shared_connection,
 )
-from airflow_provider_personalize_segments.job_creation import Attempt, JobCreation, find_delay
+from airflow_provider_personalize_segments.creating.once import Attempt, JobCreation, find_delay
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook

@@ -14,13 +14,14 @@ from contextlib import aclosing
 
 import pytest
 
-from airflow_provider_personalize_segments import connections, polling
+from airflow_provider_personalize_segments import connections
 from airflow_provider_personalize_segments.bounded_calls import LONGEST_LIMIT
 from airflow_provider_personalize_segments.connections import MAX_CONCURRENT_CALLS, ConnectionSettings
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.polling import shared_poller
 from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
+from airflow_provider_personalize_segments.waiting import poller as polling
+from airflow_provider_personalize_segments.waiting.poller import shared_poller
 
 DEFAULT = ConnectionSettings("aws_default", "us-east-1", None, None)
 

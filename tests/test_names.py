@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from airflow_provider_personalize_segments.job_names import MAX_NUMBER, derive_job_name, number_job_name
+from airflow_provider_personalize_segments.creating.names import MAX_NUMBER, derive_job_name, number_job_name
 from airflow_provider_personalize_segments.jobs import JOB_NAME_PATTERN, MAX_JOB_NAME_LENGTH
 
 LONGEST_DERIVED = 60

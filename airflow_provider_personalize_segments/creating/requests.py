@@ -1,4 +1,4 @@
-"""What a Create request is made of: judged before AWS is called, and compared with a job that exists.
+"""What a Create request is made of, judged before AWS is called.
 
 botocore checks types and required members only. What it lets through, AWS refuses later, or takes as
 something else than was meant; here each mistake is one sentence.
@@ -27,7 +27,6 @@ SourceOf = Callable[[str], str]
 MAX_PATH_LENGTH = 256
 MAX_SEGMENT_USERS = 5_000_000
 MAX_TAGS = 50
-DEFAULT_NUM_RESULTS = 25
 # https://docs.aws.amazon.com/personalize/latest/dg/themed-batch-recommendations.html
 DEFAULT_MODE, THEME_MODE = "BATCH_INFERENCE", "THEME_GENERATION"
 THEME_REGIONS = ("us-east-1", "us-west-2", "ap-northeast-1")
@@ -137,22 +136,6 @@ def find_path_warnings(request: Mapping[str, Any]) -> Iterator[str]:
             f"The output begins like the input path {path}, so the next job with this input would read it, "
             "too. Choose an output path that does not."
         )
-
-
-def find_differences(kind: BatchJobKind, request: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
-    """
-    Return in which fields a job differs from the one that a request would create; tags cannot be seen.
-
-    :param kind: the kind of job
-    :param request: what :func:`build_request` returned
-    :param job: the job as Describe gives it
-    """
-    asked, there = dict(_flatten(kind, request)), dict(_flatten(kind, job))
-    return [
-        f"{field} is {_show(there.get(field))} instead of {_show(asked.get(field))}"
-        for field in sorted(asked.keys() | there.keys())
-        if not _equal(field, asked.get(field), there.get(field))
-    ]
 
 
 def _key(path: str) -> str:
@@ -337,50 +320,3 @@ def _expect_dict(value: object, source: str, example: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{source}: expected a dict, {example}, got {value!r:.200}.")
     return value
-
-
-# --- Comparing ------------------------------------------------------------------------------------
-
-_COMPARED = ("solutionVersionArn", "jobInput", "jobOutput", "roleArn", "filterArn", "numResults")
-_EXPLORATION = "batchInferenceJobConfig.itemExplorationConfig"
-_DEFAULTS: dict[str, Any] = {
-    # Whether Describe shows what nobody set is not documented, so what is the default counts as set.
-    # https://docs.aws.amazon.com/personalize/latest/dg/native-recipe-new-item-USER_PERSONALIZATION.html
-    # https://docs.aws.amazon.com/personalize/latest/dg/API_BatchInferenceJobConfig.html
-    "numResults": DEFAULT_NUM_RESULTS,
-    "batchInferenceJobMode": DEFAULT_MODE,
-    f"{_EXPLORATION}.explorationWeight": "0.3",
-    f"{_EXPLORATION}.explorationItemAgeCutOff": "30",
-    "batchInferenceJobConfig.rankingInfluence.POPULARITY": 0.0,
-    "batchInferenceJobConfig.rankingInfluence.FRESHNESS": 0.0,
-}
-
-
-def _flatten(kind: BatchJobKind, members: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the fields that are compared, by their path, with defaults where there is none."""
-    names = (*_COMPARED, *kind.create_only_members)
-    for field, default in _DEFAULTS.items():
-        if field.partition(".")[0] in names:
-            yield field, default
-    yield from _leaves({name: members[name] for name in names if name in members}, "")
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for name, each in value.items():
-            yield from _leaves(each, f"{path}.{name}" if path else str(name))
-    elif value not in (None, ""):
-        yield path, value
-
-
-def _equal(field: str, one: Any, other: Any) -> bool:
-    if one == other or not field.startswith(_EXPLORATION):
-        return bool(one == other)
-    try:
-        return float(one) == float(other)  # numbers, as text
-    except (TypeError, ValueError):
-        return False
-
-
-def _show(value: Any) -> str:
-    return "none" if value is None else repr(value)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_personalize_segments.airflow_compat import Context
-    from airflow_provider_personalize_segments.verdicts import Log
+    from airflow_provider_personalize_segments.waiting.verdicts import Log
 
 STATE_KEY = "personalize_batch_job"
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow_provider_personalize_segments.creating.differences import find_differences
+from airflow_provider_personalize_segments.creating.names import MAX_NUMBER, number_job_name
 from airflow_provider_personalize_segments.errors import (
     InvalidParameterError,
     PersonalizeJobExistsError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
 )
-from airflow_provider_personalize_segments.job_names import MAX_NUMBER, number_job_name
-from airflow_provider_personalize_segments.job_requests import find_differences
 from airflow_provider_personalize_segments.jobs import (
     BatchJobKind,
     JobState,
@@ -30,7 +30,7 @@ from airflow_provider_personalize_segments.plain_json import make_json_safe
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
-    from airflow_provider_personalize_segments.verdicts import Log
+    from airflow_provider_personalize_segments.waiting.verdicts import Log
 
 ADOPT, FAIL, NEW = IF_EXISTS = ("adopt", "fail", "new")
 CLOCK_DIFFERENCE = timedelta(minutes=5)

@@ -10,14 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_personalize_segments.errors import (
-    InvalidParameterError,
-    PersonalizeJobExistsError,
-    PersonalizeRequestError,
-    PersonalizeUnavailableError,
-)
-from airflow_provider_personalize_segments.hooks import PersonalizeHook
-from airflow_provider_personalize_segments.job_creation import (
+from airflow_provider_personalize_segments.creating.names import MAX_NUMBER, number_job_name
+from airflow_provider_personalize_segments.creating.once import (
     ADOPT,
     CLOCK_DIFFERENCE,
     FAIL,
@@ -28,7 +22,13 @@ from airflow_provider_personalize_segments.job_creation import (
     JobCreation,
     find_delay,
 )
-from airflow_provider_personalize_segments.job_names import MAX_NUMBER, number_job_name
+from airflow_provider_personalize_segments.errors import (
+    InvalidParameterError,
+    PersonalizeJobExistsError,
+    PersonalizeRequestError,
+    PersonalizeUnavailableError,
+)
+from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.testing import LocalPersonalize

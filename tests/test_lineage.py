@@ -10,8 +10,8 @@ import airflow
 import pytest
 
 from airflow_provider_personalize_segments.airflow_compat import find_start_of_try
+from airflow_provider_personalize_segments.creating.lineage import STATE_KEY, TaskTries
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.tries import STATE_KEY, TaskTries
 
 IS_AIRFLOW_3 = not airflow.__version__.startswith("2.")
 ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"

@@ -26,7 +26,7 @@ from airflow_provider_personalize_segments.connections import (
     SharedConnection,
     shared_connection,
 )
-from airflow_provider_personalize_segments.verdicts import Verdict, ask, make_silence
+from airflow_provider_personalize_segments.waiting.verdicts import Verdict, ask, make_silence
 
 MAX_BACKOFF = 300.0
 """Seconds between two calls about a job that AWS does not answer, unless its own interval is longer."""

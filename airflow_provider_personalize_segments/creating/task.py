@@ -33,13 +33,13 @@ from airflow_provider_personalize_segments.parameters import (
     restore_text,
 )
 from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS
-from airflow_provider_personalize_segments.verdicts import CANNOT_CANCEL
-from airflow_provider_personalize_segments.waiting import JobWaitingTask, Pace, seconds_until
+from airflow_provider_personalize_segments.waiting.task import JobWaitingTask, Pace, seconds_until
+from airflow_provider_personalize_segments.waiting.verdicts import CANNOT_CANCEL
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import Context
-    from airflow_provider_personalize_segments.job_creation import Attempt, JobCreation
-    from airflow_provider_personalize_segments.tries import TaskTries
+    from airflow_provider_personalize_segments.creating.lineage import TaskTries
+    from airflow_provider_personalize_segments.creating.once import Attempt, JobCreation
 
 QUICK_ATTEMPTS = 3
 """How often a fault is tried to be outlasted on the worker before the task defers."""
@@ -186,7 +186,7 @@ class CreateBatchJobOperator(JobWaitingTask):
 
         :raises ValueError: when one cannot be right
         """
-        from airflow_provider_personalize_segments.job_requests import build_request
+        from airflow_provider_personalize_segments.creating.requests import build_request
 
         return build_request(self.kind, self.source_of, **self._request_parameters())
 
@@ -209,7 +209,7 @@ class CreateBatchJobOperator(JobWaitingTask):
 
     def execute(self, context: Context) -> str:
         """Check what was rendered, have a job, and wait until it is done."""
-        from airflow_provider_personalize_segments.job_requests import find_path_warnings
+        from airflow_provider_personalize_segments.creating.requests import find_path_warnings
 
         with fail_on_invalid_parameters():
             creation = self._make_creation(context)
@@ -233,9 +233,9 @@ class CreateBatchJobOperator(JobWaitingTask):
     def _make_creation(self, context: Context, *, resumed: bool = False) -> JobCreation:
         """Return the way to the job; what was kept by an earlier try, or before deferring, is taken up."""
         # Not at the top, as in every DAG file they would cost time, and only a task that runs needs them.
-        from airflow_provider_personalize_segments.job_creation import ADOPT, IF_EXISTS, JobCreation
-        from airflow_provider_personalize_segments.job_names import derive_job_name
-        from airflow_provider_personalize_segments.job_requests import read_job_name
+        from airflow_provider_personalize_segments.creating.names import derive_job_name
+        from airflow_provider_personalize_segments.creating.once import ADOPT, IF_EXISTS, JobCreation
+        from airflow_provider_personalize_segments.creating.requests import read_job_name
 
         ti, tries = context["ti"], self._find_tries(context)
         name = read_job_name(self._text(self.job_name), self.source_of("job_name"))
@@ -262,7 +262,7 @@ class CreateBatchJobOperator(JobWaitingTask):
         return self._creation
 
     def _find_tries(self, context: Context) -> TaskTries:
-        from airflow_provider_personalize_segments.tries import TaskTries
+        from airflow_provider_personalize_segments.creating.lineage import TaskTries
 
         if self._tries is None:
             self._tries = TaskTries(context, self.retries or 0, self.log)
@@ -272,7 +272,7 @@ class CreateBatchJobOperator(JobWaitingTask):
         self, context: Context, creation: JobCreation, deadline: datetime, deferrable: bool
     ) -> Attempt:
         """Attempt to have a job until there is one, or the time is over; or leave that to the triggerer."""
-        from airflow_provider_personalize_segments.job_creation import find_delay
+        from airflow_provider_personalize_segments.creating.once import find_delay
 
         # Not in a thread that is given up: half an attempt, finished later, could meet with the next one.
         limit = max(1.0, min(self.call_limit, seconds_until(deadline)))
@@ -296,7 +296,7 @@ class CreateBatchJobOperator(JobWaitingTask):
         self, context: Context, creation: JobCreation, deadline: datetime, reason: str | None
     ) -> Never:
         # Not at the top: only a task that defers needs asyncio, and what comes with it.
-        from airflow_provider_personalize_segments.triggers import PersonalizeCreateBatchJobTrigger
+        from airflow_provider_personalize_segments.creating.trigger import PersonalizeCreateBatchJobTrigger
 
         tries = self._find_tries(context)
         tries.keep(creation.job_arn, creation.request)
@@ -327,8 +327,8 @@ class CreateBatchJobOperator(JobWaitingTask):
 
         :param event: the event; whatever is not one of our trigger's is an error
         """
-        from airflow_provider_personalize_segments.events import Outcome, read_creation_event
-        from airflow_provider_personalize_segments.job_creation import Attempt
+        from airflow_provider_personalize_segments.creating.once import Attempt
+        from airflow_provider_personalize_segments.waiting.events import Outcome, read_creation_event
 
         ending = read_creation_event(event, self.kind)
         if ending["outcome"] == Outcome.TIMEOUT:

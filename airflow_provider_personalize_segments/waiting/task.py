@@ -19,7 +19,7 @@ from airflow_provider_personalize_segments.jobs import JobState
 from airflow_provider_personalize_segments.links import LINKS, has_links, push_links
 from airflow_provider_personalize_segments.parameters import MAX_SECONDS, read_verify
 from airflow_provider_personalize_segments.tasks import PersonalizeTask
-from airflow_provider_personalize_segments.verdicts import Reporter, Verdict, ask, make_silence
+from airflow_provider_personalize_segments.waiting.verdicts import Reporter, Verdict, ask, make_silence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,7 +147,7 @@ class JobWaitingTask(PersonalizeTask):
     def _defer(self, context: Context, deadline: datetime | None = None) -> Never:
         """Leave the worker; the deadline counts from the start of this try, however often it defers."""
         # Not at the top: only a task that defers needs asyncio, and what comes with it.
-        from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
+        from airflow_provider_personalize_segments.waiting.trigger import PersonalizeBatchJobTrigger
 
         deadline = deadline or self._deadline(context)
         if deadline <= datetime.now(UTC):
@@ -193,7 +193,7 @@ class JobWaitingTask(PersonalizeTask):
         :param event: the event; whatever is not one of our trigger's is an error
         :returns: what the task returns when the job is ACTIVE
         """
-        from airflow_provider_personalize_segments.events import Outcome, read_event
+        from airflow_provider_personalize_segments.waiting.events import Outcome, read_event
 
         ending = read_event(event, self.awaited_arn)
         outcome, job = ending["outcome"], ending["job"] or {}

@@ -1,0 +1,1 @@
+"""Creating a job once, whatever dies in between."""

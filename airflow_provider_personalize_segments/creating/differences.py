@@ -1,0 +1,72 @@
+"""How a job that exists differs from the one that a request would create."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from airflow_provider_personalize_segments.creating.requests import DEFAULT_MODE
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+
+# https://docs.aws.amazon.com/personalize/latest/dg/API_CreateBatchSegmentJob.html
+DEFAULT_NUM_RESULTS = 25
+
+_COMPARED = ("solutionVersionArn", "jobInput", "jobOutput", "roleArn", "filterArn", "numResults")
+_EXPLORATION = "batchInferenceJobConfig.itemExplorationConfig"
+_DEFAULTS: dict[str, Any] = {
+    # Whether Describe shows what nobody set is not documented, so what is the default counts as set.
+    # https://docs.aws.amazon.com/personalize/latest/dg/native-recipe-new-item-USER_PERSONALIZATION.html
+    # https://docs.aws.amazon.com/personalize/latest/dg/API_BatchInferenceJobConfig.html
+    "numResults": DEFAULT_NUM_RESULTS,
+    "batchInferenceJobMode": DEFAULT_MODE,
+    f"{_EXPLORATION}.explorationWeight": "0.3",
+    f"{_EXPLORATION}.explorationItemAgeCutOff": "30",
+    "batchInferenceJobConfig.rankingInfluence.POPULARITY": 0.0,
+    "batchInferenceJobConfig.rankingInfluence.FRESHNESS": 0.0,
+}
+
+
+def find_differences(kind: BatchJobKind, request: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
+    """
+    Return in which fields a job differs from the one that a request would create; tags cannot be seen.
+
+    :param kind: the kind of job
+    :param request: what :func:`build_request` returned
+    :param job: the job as Describe gives it
+    """
+    asked, there = dict(_flatten(kind, request)), dict(_flatten(kind, job))
+    return [
+        f"{field} is {_show(there.get(field))} instead of {_show(asked.get(field))}"
+        for field in sorted(asked.keys() | there.keys())
+        if not _equal(field, asked.get(field), there.get(field))
+    ]
+
+
+def _flatten(kind: BatchJobKind, members: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields that are compared, by their path, with defaults where there is none."""
+    names = (*_COMPARED, *kind.create_only_members)
+    for field, default in _DEFAULTS.items():
+        if field.partition(".")[0] in names:
+            yield field, default
+    yield from _leaves({name: members[name] for name in names if name in members}, "")
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _leaves(each, f"{path}.{name}" if path else str(name))
+    elif value not in (None, ""):
+        yield path, value
+
+
+def _equal(field: str, one: Any, other: Any) -> bool:
+    if one == other or not field.startswith(_EXPLORATION):
+        return bool(one == other)
+    try:
+        return float(one) == float(other)  # numbers, as text
+    except (TypeError, ValueError):
+        return False
+
+
+def _show(value: Any) -> str:
+    return "none" if value is None else repr(value)

@@ -1,0 +1,1 @@
+"""Waiting for a job: one judgment, on a worker and in the triggerer."""

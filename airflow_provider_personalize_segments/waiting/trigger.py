@@ -1,0 +1,237 @@
+"""The trigger that waits for a batch job, for many tasks at the cost of one, and the base of all triggers.
+
+What it leaves in Airflow's database is plain JSON, and loads in later releases: new parameters get defaults,
+and none is taken away. Its events carry everything that resuming needs, in a version that is checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_personalize_segments.connections import ConnectionSettings
+from airflow_provider_personalize_segments.errors import PersonalizeRequestError, dump_error
+from airflow_provider_personalize_segments.jobs import JobState, parse_job_arn
+from airflow_provider_personalize_segments.plain_json import make_json_safe
+from airflow_provider_personalize_segments.waiting.events import EVENT_VERSION, Outcome
+from airflow_provider_personalize_segments.waiting.poller import shared_poller
+from airflow_provider_personalize_segments.waiting.verdicts import (
+    CANNOT_CANCEL,
+    Reporter,
+    Verdict,
+    judge_refusal,
+)
+
+TRIGGERS = "airflow_provider_personalize_segments.triggers"
+"""Where Airflow finds all our triggers, wherever their classes live."""
+GRACE = 5.0
+"""Seconds that the last call may take after the deadline, when it is made."""
+EARLIEST_EVENT = 7.0
+"""
+Seconds between a trigger's start and its event. When a trigger fires before the worker that deferred its task
+has left, which may take that worker a heartbeat, 5 s by default, Airflow finds the task queued while its
+executor says that it is over, and fails or retries it (https://github.com/apache/airflow/issues/71580).
+"""
+
+
+class PersonalizeTrigger(BaseTrigger):
+    """
+    Base of the triggers that tasks defer to; they fire one event, whatever happens, and never raise.
+
+    The event is plain JSON: ``version``, ``job_arn``, ``outcome``, ``deadline``, ``job`` (as Describe last
+    gave it, or ``None``), ``reason`` (why there is no job yet, or ``None``) and ``error`` (what ended it,
+    with its fields, or ``None``).
+
+    :param deadline: when to give up, as ISO 8601 with an offset; a triggerer's restart does not move it.
+        ``None`` means never
+    :param execution_deadline: when the task's ``execution_timeout`` is over, in the same form
+    :param poke_interval: seconds between two calls about the job
+    :param aws_conn_id: the Airflow connection; ``None`` means the credentials that boto3 finds by itself
+    :param region_name: the AWS region; ``None`` means the one in the ARN
+    :param verify: whether to verify TLS certificates, or the path of a CA bundle
+    :param botocore_config: arguments of ``botocore.config.Config`` in a dict
+    """
+
+    def __init__(
+        self,
+        deadline: str | None,
+        execution_deadline: str | None,
+        poke_interval: float,
+        aws_conn_id: str | None,
+        region_name: str | None,
+        verify: bool | str | None,
+        botocore_config: dict[str, Any] | None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is not annotated
+        self.deadline = deadline
+        self.execution_deadline = execution_deadline
+        self.poke_interval = poke_interval
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+        self.verify = verify
+        self.botocore_config = botocore_config
+        self._job_arn: str | None = None
+        self._last_job: dict[str, Any] | None = None
+        self._reason: str | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the parameters from which Airflow makes this trigger anew."""
+        names = inspect.signature(type(self)).parameters
+        # The path outlives this module: triggers that wait are made anew by the next release.
+        return f"{TRIGGERS}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, then yield one event."""
+        start = asyncio.get_running_loop().time()
+        try:
+            outcome, error = await self._wait(), None
+        except Exception as caught:
+            # Whatever it is, a trigger that raises could only fail its task, without a word.
+            outcome, error = Outcome.ERROR, caught
+        await asyncio.sleep(start + EARLIEST_EVENT - asyncio.get_running_loop().time())
+        event = {
+            "version": EVENT_VERSION,
+            "job_arn": self._job_arn,
+            "outcome": outcome,
+            "deadline": self.deadline,
+            "job": self._last_job,
+            "reason": self._reason,
+            "error": None if error is None else dump_error(error),
+        }
+        # Once more, whatever it is made of: an event that cannot be encoded ends Airflow's triggerer.
+        yield TriggerEvent(make_json_safe(event))  # type: ignore[no-untyped-call]  # not annotated
+
+    @abstractmethod
+    async def _wait(self) -> str:
+        """Wait; return the outcome."""
+
+    def _settings(self, region: str) -> ConnectionSettings:
+        return ConnectionSettings.of(
+            self.aws_conn_id, self.region_name or region, self.verify, self.botocore_config
+        )
+
+    def _time_left(self) -> tuple[float, str]:
+        """Return the seconds until the first deadline, and what it means to reach it."""
+        now = datetime.now(UTC)
+        return min(
+            (float("inf") if at is None else (datetime.fromisoformat(at) - now).total_seconds(), ending)
+            for at, ending in (
+                (self.deadline, Outcome.TIMEOUT),
+                (self.execution_deadline, Outcome.EXECUTION_TIMEOUT),
+            )
+        )
+
+
+class PersonalizeBatchJobTrigger(PersonalizeTrigger):
+    """
+    Wait in the triggerer until a batch job of either kind is over, and fire one event that says how it ended.
+
+    All triggers of a triggerer that have the same connection settings share one client, and all that wait for
+    the same job share its calls; see :mod:`~.waiting.poller`. It never raises, cancellation aside.
+
+    The event's ``outcome`` is ``active``, ``failed``, ``timeout``, ``execution_timeout`` or ``error``.
+
+    :param job_arn: the job's ARN
+    :param deadline: when to give up, as ISO 8601 with an offset; a triggerer's restart does not move it.
+        ``None`` means never
+    :param execution_deadline: when the task's ``execution_timeout`` is over, in the same form
+    :param poke_interval: seconds between two calls about the job
+    :param exponential_backoff: whether that interval doubles from call to call
+    :param max_wait: the most seconds that it may grow to
+    :param poke_count: how often the task itself has asked already
+    :param silent_fail: whether to go on waiting after an unexpected error
+    :param is_created: whether the task has created the job, so that "not found" means "not yet"
+    :param aws_conn_id: the Airflow connection; ``None`` means the credentials that boto3 finds by itself
+    :param region_name: the AWS region; ``None`` means the one in the ARN
+    :param verify: whether to verify TLS certificates, or the path of a CA bundle
+    :param botocore_config: arguments of ``botocore.config.Config`` in a dict
+    """
+
+    def __init__(
+        self,
+        job_arn: str,
+        deadline: str | None = None,
+        execution_deadline: str | None = None,
+        poke_interval: float = 60.0,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        poke_count: int = 1,
+        silent_fail: bool = False,
+        is_created: bool = False,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            deadline, execution_deadline, poke_interval, aws_conn_id, region_name, verify, botocore_config
+        )
+        self.job_arn = self._job_arn = job_arn
+        self.exponential_backoff = exponential_backoff
+        self.max_wait = max_wait
+        self.poke_count = poke_count
+        self.silent_fail = silent_fail
+        self.is_created = is_created
+
+    async def on_kill(self) -> None:
+        """Say what becomes of the job when a person ends the task; Airflow calls this from 3.3 on."""
+        self.log.warning(CANNOT_CANCEL, self.job_arn)
+
+    async def _wait(self) -> str:
+        self._reporter = Reporter(self.log, self.job_arn)
+        settings = self._settings(parse_job_arn(self.job_arn).region)
+        count = self.poke_count
+        # The task has asked just now.
+        delay = min(self._interval(count), self._time_left()[0])
+        poller = shared_poller(settings)
+        subscription = poller.subscribe(self.job_arn, delay)
+        grace = GRACE
+        try:
+            while True:
+                left, ending = self._time_left()
+                try:
+                    # The last call is made when the time is over, and may take a moment.
+                    async with asyncio.timeout(None if left == float("inf") else left + grace):
+                        answer = await subscription.future
+                except TimeoutError:
+                    return ending
+                state = self._judge(answer)
+                if state is not JobState.WAITING:
+                    return Outcome.ACTIVE if state is JobState.ACTIVE else Outcome.FAILED
+                left, ending = self._time_left()
+                if left <= 0:
+                    return ending
+                count += 1
+                grace = GRACE if isinstance(answer, Verdict) and answer.job else 0.0
+                poller.renew(self.job_arn, subscription, min(self._interval(count), left))
+        finally:
+            poller.unsubscribe(self.job_arn, subscription)
+
+    def _judge(self, answer: Verdict | BaseException) -> JobState:
+        if isinstance(answer, PersonalizeRequestError):
+            answer = judge_refusal(answer.with_traceback(None), is_created=self.is_created)
+        if isinstance(answer, Verdict):
+            self._reporter.tell(answer)
+            self._last_job = answer.job or self._last_job
+            return answer.state
+        if not self.silent_fail:
+            raise answer.with_traceback(None)
+        self.log.error(
+            "Asking about %s failed; waiting on, as silent_fail is set", self.job_arn, exc_info=answer
+        )
+        return JobState.WAITING
+
+    def _interval(self, count: int) -> float:
+        """Return the seconds between the call of that number and the next, as a poking sensor would wait."""
+        if not self.exponential_backoff:
+            return self.poke_interval
+        shortest = max(int(self.poke_interval * 2.0 ** min(count - 2, 60)), 1)
+        interval = shortest * random.uniform(1, 2)
+        return interval if self.max_wait is None else min(interval, self.max_wait)
