@@ -6,10 +6,9 @@ Airflow; importing from it costs a DAG file about a millisecond.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import airflow
 from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
@@ -43,23 +42,15 @@ def find_task_state_store(context: Context) -> Any:
     return context.get("task_state_store")
 
 
-def find_start_of_try(context: Context, try_number: int) -> datetime | None:
+def keep_for_ever(store: Any, key: str, value: Any) -> None:
     """
-    Return when an earlier try of the task began; ``None`` where Airflow does not tell, which is from 3.0 on.
+    Write a value that does not expire to a task's state store.
 
-    :param context: the task's context
-    :param try_number: the number of the try
+    :param store: the store, which Airflow has from 3.3 on
+    :param key: the key
+    :param value: the value, as plain JSON
     """
-    if not airflow.__version__.startswith("2."):
-        return None
-    from airflow.models.taskinstancehistory import TaskInstanceHistory
-    from airflow.utils.session import create_session
-
-    ti = context["ti"]
-    columns = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
-    with create_session() as session:
-        tries = session.query(TaskInstanceHistory.start_date).filter_by(**columns, try_number=try_number)
-        return next((start for (start,) in tries if start), None)
+    store.set(key, value, retention=timedelta.max)  # Airflow's NEVER_EXPIRE
 
 
 async def run_beside_loop(function: Callable[[], Answer], executor: Executor) -> Answer:
@@ -83,15 +74,25 @@ async def run_beside_loop(function: Callable[[], Answer], executor: Executor) ->
     return await run()
 
 
-def renders_natively(task: BaseOperator) -> bool:
+def find_text_renderer(task: BaseOperator) -> Callable[[str, Context], str] | None:
     """
-    Tell whether a task's templates are rendered as native objects: ``0.3`` of a text becomes a number.
+    Return a function that renders a template of a task as text; ``None`` where Airflow itself does so.
+
+    With ``render_template_as_native_obj`` Airflow makes 2026112312 of the text ``20261123_12``.
 
     :param task: the task; from Airflow 3.2 on it may have a setting of its own, before only its DAG
     """
     own = getattr(task, "render_template_as_native_obj", None)
     dag = task.get_dag()
-    return bool(dag and dag.render_template_as_native_obj) if own is None else bool(own)
+    is_native = bool(dag and dag.render_template_as_native_obj) if own is None else bool(own)
+    if dag is None or not is_native:
+        return None
+    try:
+        from airflow.sdk.definitions.context import render_template_to_string
+    except ImportError:  # before Airflow 3.0
+        from airflow.utils.helpers import render_template_to_string  # type: ignore[no-redef]
+    environment = dag.get_template_env(force_sandboxed=True)
+    return lambda text, context: str(render_template_to_string(environment.from_string(text), context))
 
 
 __all__ = [
@@ -110,8 +111,8 @@ __all__ = [
     "TaskInstanceKey",
     "XCom",
     "conf",
-    "find_start_of_try",
     "find_task_state_store",
-    "renders_natively",
+    "find_text_renderer",
+    "keep_for_ever",
     "run_beside_loop",
 ]

@@ -31,6 +31,23 @@ MAX_REASON_LENGTH = 2_000
 MAX_WORD_LENGTH = 200
 """Characters of an error code or a status."""
 
+THROTTLING_CODES = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "EC2ThrottledException",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "Throttling",
+        "ThrottledException",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+"""Codes with which AWS refuses a request that it did not carry out, because there are too many."""
+
 
 class _PicklableError(Exception):
     """Keeps an exception's fields when it travels between processes."""
@@ -109,7 +126,7 @@ class PersonalizeJobExistsError(_PicklableError, AirflowFailException):
             text = (
                 f"{job_arn} ({status}) exists already, and is another job than the one asked for: "
                 f"{'; '.join(self.differences)}. Nothing was created: choose another job_name, or set "
-                "if_exists='new' to create it under the next number."
+                "if_exists='new' to create it under a name of the task's own."
             )
         else:
             text = (
@@ -216,6 +233,11 @@ class PersonalizeUnavailableError(_CallError, RuntimeError):
     """AWS throttled the request, failed itself, was not reached, or answered nonsense: not an answer yet."""
 
     outcome = "did not succeed"
+
+    @property
+    def is_throttling(self) -> bool:
+        """Whether AWS refused the request for want of capacity, so that it carried nothing out."""
+        return self.code in THROTTLING_CODES
 
 
 class ConnectionNotFoundError(_PicklableError, AirflowFailException):

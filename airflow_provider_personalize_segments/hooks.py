@@ -29,6 +29,7 @@ from botocore.parsers import ResponseParserError
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowException, AirflowNotFoundException
 from airflow_provider_personalize_segments.errors import (
+    THROTTLING_CODES,
     ConnectionNotFoundError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
@@ -48,39 +49,26 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-_TRANSIENT_CODES = frozenset(
+_TRANSIENT_CODES = THROTTLING_CODES | {
     # The service's common errors (https://docs.aws.amazon.com/personalize/latest/dg/CommonErrors.html), all
     # codes that botocore retries, two for a clock that is set right later, and two of Personalize's own:
     # LimitExceededException means too many requests or too many unfinished jobs, and a resource in use will
     # not stay so.
-    {
-        "BandwidthLimitExceeded",
-        "EC2ThrottledException",
-        "InternalFailure",
-        "InternalFailureException",
-        "InternalServerError",
-        "InternalServerException",
-        "LimitExceededException",
-        "PriorRequestNotComplete",
-        "ProvisionedThroughputExceededException",
-        "RequestExpired",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "RequestTimeout",
-        "RequestTimeTooSkewed",
-        "RequestTimeoutException",
-        "ResourceInUseException",
-        "ServiceUnavailable",
-        "ServiceUnavailableException",
-        "SlowDown",
-        "Throttling",
-        "ThrottledException",
-        "ThrottlingException",
-        "TooManyRequestsException",
-        "TransactionInProgressException",
-    }
-)
+    "InternalFailure",
+    "InternalFailureException",
+    "InternalServerError",
+    "InternalServerException",
+    "LimitExceededException",
+    "PriorRequestNotComplete",
+    "RequestExpired",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "RequestTimeoutException",
+    "ResourceInUseException",
+    "ServiceUnavailable",
+    "ServiceUnavailableException",
+    "TransactionInProgressException",
+}
 _TRANSIENT_ERRORS = (
     BotoConnectionError,
     CredentialRetrievalError,
@@ -339,11 +327,11 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         )
         return hook
 
-    def make_client(self, region_name: str) -> None:
+    def make_client(self, region_name: str | None) -> None:
         """
-        Make the client for a region ahead of its first call, so that the time of a call can be told alone.
+        Make the client for a region ahead of its first call, so that a limit can be set for the call alone.
 
-        :param region_name: the AWS region
+        :param region_name: the AWS region; ``None`` means the hook's own
         """
         self._client_in(region_name)
 

@@ -22,8 +22,6 @@ CONSOLES = {"aws": "console.aws.amazon.com", "aws-cn": "console.amazonaws.cn"}
 """Of the partitions that have Amazon Personalize."""
 PATIENCE = 1.0
 """Seconds that the call for a link may cost a task."""
-CLIENT_PATIENCE = 5.0
-"""Seconds that making the client for it may cost: this machine's work, and AWS's when a role is assumed."""
 
 
 class PersonalizeLink(BaseOperatorLink):
@@ -160,7 +158,6 @@ def _find_urls(hook: PersonalizeHook, job: Mapping[str, Any], log: Log) -> dict[
     if path:
         urls[S3OutputLink] = make_output_url(partition, region, path)
     try:
-        call_within(CLIENT_PATIENCE, lambda: hook.make_client(region))
         version = call_within(PATIENCE, lambda: hook.describe_solution_version(solution_version_arn))
         urls[PersonalizeConsoleLink] = make_dataset_group_url(version["datasetGroupArn"])
     except Exception as error:

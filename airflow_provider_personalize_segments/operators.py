@@ -241,10 +241,11 @@ class PersonalizeCreateBatchInferenceJobOperator(CreateBatchJobOperator):
         self.batch_inference_job_config = batch_inference_job_config
         self.batch_inference_job_mode = batch_inference_job_mode
         self.theme_generation_config = theme_generation_config
+        self._written["batch_inference_job_config"] = batch_inference_job_config
 
-    def _request_parameters(self) -> dict[str, Any]:
-        return super()._request_parameters() | {
-            "config": self._text(self.batch_inference_job_config),
+    def _request_parameters(self, context: Context) -> dict[str, Any]:
+        return super()._request_parameters(context) | {
+            "config": self._render_text("batch_inference_job_config", dict, context),
             "mode": self.batch_inference_job_mode,
             "themes": self.theme_generation_config,
         }

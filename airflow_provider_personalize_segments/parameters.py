@@ -49,10 +49,9 @@ def read_count(value: object, source: str) -> int | None:
     """
     if value is None or value == "":
         return None
-    try:
-        count = int(value) if isinstance(value, float) and value.is_integer() else int(str(value).strip())
-    except ValueError:
-        count = 0
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    number = re.fullmatch(r"(\d+)(\.0+)?", text, re.ASCII)
+    count = int(number[1]) if number else 0
     if count < 1 or isinstance(value, bool):
         raise ValueError(f"{source}: {value!r} is not a count. Expected a whole number of 1 or more.")
     return count
@@ -92,17 +91,6 @@ def read_text(value: object, source: str) -> str | None:
     if not isinstance(value, str):
         raise ValueError(f"{source}: expected text, got {type(value).__name__} {value!r:.200}.")
     return value
-
-
-def restore_text(value: Any) -> Any:
-    """
-    Return as text the numbers that Airflow made of text, where it renders templates as native objects.
-
-    :param value: a number, or a dict with numbers in it; everything else is returned as it is
-    """
-    if isinstance(value, dict):
-        return {key: restore_text(each) for key, each in value.items()}
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def read_verify(value: object, source: str) -> bool | str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -121,4 +122,10 @@ class PersonalizeTask(BaseOperator):
     @cached_property
     def _bounded_hook(self) -> PersonalizeHook:
         """The hook for calls that are bounded, which has read its connection."""
-        return self.hook.with_limit(self.call_limit).fixed()
+        from airflow_provider_personalize_segments.bounded_calls import call_within
+
+        hook = self.hook.with_limit(self.call_limit).fixed()
+        # Making the client takes a busy machine seconds, which are not to count as the first call's.
+        with suppress(Exception):  # raised again by the call, in words
+            call_within(self.call_limit, partial(hook.make_client, self.arn_region))
+        return hook

@@ -10,15 +10,19 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from scripted_endpoint import ScriptedEndpoint
 
 PROJECT = Path(__file__).parent.parent
 AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="airflow-home-"))
@@ -178,3 +182,19 @@ def read_log(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixtur
         return lines or [*captured.out.splitlines(), *captured.err.splitlines()]
 
     return read
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], ScriptedEndpoint]]:
+    """Return a function that serves an answer, or what a function returns, as the default connection."""
+    from scripted_endpoint import ScriptedEndpoint
+
+    with ExitStack() as stack:
+
+        def make(answer: Any) -> ScriptedEndpoint:
+            respond = answer if callable(answer) else lambda *_: answer
+            endpoint = stack.enter_context(ScriptedEndpoint(respond))
+            monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", endpoint.connection)
+            return endpoint
+
+        yield make

@@ -26,6 +26,7 @@ from airflow_provider_personalize_segments.operators import (
     PersonalizeCreateBatchInferenceJobOperator,
     PersonalizeCreateBatchSegmentJobOperator,
 )
+from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.testing import LocalPersonalize
 from airflow_provider_personalize_segments.testing.demo import ExampleJobs
 
@@ -273,27 +274,57 @@ class TestOnce:
         assert again == first
         assert local.calls.count(CREATE) == 1
 
+    @pytest.mark.parametrize("has_store", [True, False])
     @pytest.mark.parametrize("if_exists", ["adopt", "fail", "new"])
-    def test_whatever_if_exists_says(self, local, if_exists):
-        for try_number in (1, 2, 3):
-            ti = TaskInstance(try_number=try_number, max_tries=2)
-            assert execute(local, ti, if_exists=if_exists, retries=2) == ARN
-        assert local.calls.count(CREATE) == 1
-
-    @pytest.mark.parametrize(("if_exists", "expected"), [("adopt", "weekly"), ("new", "weekly-2")])
-    def test_a_cleared_task_adopts_unless_told_otherwise(self, local, if_exists, expected):
-        execute(local, if_exists=if_exists)
-        # Airflow counts on, and allows as many tries again.
-        cleared = TaskInstance(try_number=2, max_tries=1)
-        assert execute(local, cleared, if_exists=if_exists).endswith(f"/{expected}")
-        assert sorted(jobs(local)) == sorted({"weekly", expected})
-
-    def test_the_try_after_a_killed_new_one_finds_the_new_one(self, local):
-        execute(local, if_exists="new")
+    def test_whatever_if_exists_says(self, local, if_exists, has_store):
+        context = {"task_state_store": Store() if has_store else None}
+        first = execute(local, TaskInstance(max_tries=2), context, if_exists=if_exists, retries=2)
         for try_number in (2, 3):
             ti = TaskInstance(try_number=try_number, max_tries=2)
-            assert execute(local, ti, if_exists="new", retries=1).endswith("/weekly-2")
-        assert sorted(jobs(local)) == ["weekly", "weekly-2"]
+            if if_exists == "fail" and not has_store:
+                with pytest.raises(PersonalizeJobExistsError, match="if_exists is 'fail'"):
+                    execute(local, ti, context, if_exists=if_exists, retries=2)
+            else:
+                assert execute(local, ti, context, if_exists=if_exists, retries=2) == first
+        assert local.calls.count(CREATE) == 1
+
+    @pytest.mark.parametrize("has_store", [True, False])
+    @pytest.mark.parametrize("job_name", [None, "weekly"])
+    def test_a_cleared_task_does_it_again(self, local, job_name, has_store):
+        context = {"task_state_store": Store() if has_store else None}
+        options = {"job_name": job_name, "if_exists": "new"}
+        first = execute(local, None, context, **options)
+        # Airflow counts on, and allows as many tries again.
+        cleared = TaskInstance(try_number=2, max_tries=1)
+        again = execute(local, cleared, context, **options)
+        assert again != first
+        assert local.calls.count(CREATE) == 2
+        retried = TaskInstance(try_number=3, max_tries=1)
+        assert execute(local, retried, context, **options) == again
+        assert local.calls.count(CREATE) == 2
+
+    @pytest.mark.parametrize("has_store", [True, False])
+    @pytest.mark.parametrize("job_name", [None, "weekly"])
+    def test_unless_its_job_still_runs_and_is_the_same(self, local, job_name, has_store):
+        local._settings.progress = "by_hand"
+        context = {"task_state_store": Store() if has_store else None}
+        options = {"job_name": job_name, "if_exists": "new", "wait_for_completion": False}
+        first = execute(local, None, context, **options)
+        cleared = TaskInstance(try_number=2, max_tries=1)
+        assert execute(local, cleared, context, **options) == first
+        other = TaskInstance(try_number=3, max_tries=2)
+        assert execute(local, other, context, **options, num_results=7) != first
+        assert local.calls.count(CREATE) == 2
+
+    def test_under_an_explicit_name_a_cleared_task_adopts_and_says_that_nothing_is_computed(
+        self, local, read_log
+    ):
+        execute(local)
+        assert execute(local, TaskInstance(try_number=2, max_tries=1)) == ARN
+        (line,) = [line for line in read_log() if "this try computes nothing" in line]
+        assert "warning" in line.lower()
+        assert f"{ARN} was ACTIVE before this try began" in line
+        assert "To compute anew, choose another job_name, leave it out, or set if_exists='new'." in line
 
     def test_a_cleared_task_that_may_not_find_a_job_fails(self, local):
         execute(local, if_exists="fail")
@@ -301,6 +332,13 @@ class TestOnce:
             PersonalizeJobExistsError, match="exists already, and if_exists is 'fail'. Nothing"
         ):
             execute(local, TaskInstance(try_number=2, max_tries=1), if_exists="fail")
+
+    def test_waits_for_its_own_running_job_after_a_clear_when_airflow_recorded_it(self, local):
+        local._settings.progress = "by_hand"
+        context = {"task_state_store": Store()}
+        options = {"if_exists": "fail", "wait_for_completion": False}
+        execute(local, None, context, **options)
+        assert execute(local, TaskInstance(try_number=2, max_tries=1), context, **options) == ARN
 
     def test_the_try_after_a_failed_job_creates_the_next(self, local):
         local.fail_job("weekly", "Invalid S3 output path")
@@ -339,12 +377,6 @@ class TestOnce:
         )
         assert list(jobs(local)) == ["weekly"]
 
-    def test_what_it_knows_from_before_the_task_was_cleared_does_not_count(self, local):
-        context = {"task_state_store": Store()}
-        execute(local, None, context, wait_for_completion=False)
-        ti = TaskInstance(try_number=2, max_tries=1)
-        assert execute(local, ti, context, if_exists="new") == f"{ARN}-2"
-
     def test_what_it_kept_before_a_create_that_nobody_heard_of_counts(self, local, monkeypatch):
         context = {"task_state_store": Store()}
         local.faults.drop_answer(times=1, operation=CREATE)
@@ -356,13 +388,14 @@ class TestOnce:
         assert execute(local, ti, context, retries=1, job_name="late", if_exists="new") == ARN
         assert list(jobs(local)) == ["weekly"]
 
-    @pytest.mark.parametrize(("store", "expected"), [(True, "weekly-2"), (False, "weekly")])
-    def test_only_a_store_tells_that_the_try_before_came_to_nothing(self, local, store, expected):
-        context = {"task_state_store": Store() if store else None}
-        execute(local, None, context, if_exists="new")
-        # The task was cleared, and its first try died before it created anything.
-        ti = TaskInstance(try_number=3, max_tries=2)
-        assert execute(local, ti, context, if_exists="new", retries=1).endswith(f"/{expected}")
+    def test_what_it_kept_is_created_as_it_was_planned(self, local):
+        context = {"task_state_store": Store()}
+        local.faults.deny_access(times=1, operation=CREATE)
+        with pytest.raises(PersonalizeRequestError):
+            execute(local, TaskInstance(max_tries=1), context, retries=1, num_results=7)
+        ti = TaskInstance(try_number=2, max_tries=1)
+        assert execute(local, ti, context, retries=1, job_name="late", num_results=8) == ARN
+        assert local.job(ARN)["numResults"] == 7
 
     def test_a_store_that_cannot_be_written_is_no_reason_to_fail(self, local, read_log):
         assert execute(local, None, {"task_state_store": Store(broken=True)}) == ARN
@@ -370,29 +403,10 @@ class TestOnce:
             "could not be kept in Airflow's task state store: the API server" in line for line in read_log()
         )
 
-    @pytest.mark.parametrize("if_exists", ["fail", "new"])
-    def test_but_it_is_one_where_the_name_alone_does_not_tell_whose_a_job_is(self, local, if_exists):
+    def test_but_it_is_one_where_the_name_alone_does_not_tell_whose_a_job_is(self, local):
         with pytest.raises(RuntimeError, match="the API server is restarting"):
-            execute(local, None, {"task_state_store": Store(broken=True)}, if_exists=if_exists)
+            execute(local, None, {"task_state_store": Store(broken=True)}, if_exists="fail")
         assert local.calls.count(CREATE) == 0
-
-    def test_a_store_that_recovers_is_written_when_the_job_is_there(self, local):
-        store = Store(broken=1)
-        assert execute(local, None, {"task_state_store": store}) == ARN
-        assert json.loads(store.kept["personalize_batch_job"])["job_arn"] == ARN
-
-    @pytest.mark.parametrize("if_exists", ["adopt", "fail"])
-    def test_another_tasks_job_that_got_the_kept_name_is_not_taken(self, local, monkeypatch, if_exists):
-        context = {"task_state_store": Store()}
-        local.faults.throttle(times=1, operation=CREATE)
-        with monkeypatch.context() as patch:
-            patch.setattr(time, "sleep", end_the_process)
-            with pytest.raises(KeyboardInterrupt):
-                execute(local, TaskInstance(max_tries=1), context, retries=1, if_exists=if_exists)
-        local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version, num_results=7)
-        ti = TaskInstance(try_number=2, max_tries=1)
-        with pytest.raises(PersonalizeJobExistsError, match="numResults is 7 instead of 25"):
-            execute(local, ti, context, retries=1, if_exists=if_exists)
 
     def test_what_was_kept_of_a_job_of_the_other_kind_or_region_does_not_count(self, local):
         context = {"task_state_store": Store()}
@@ -416,26 +430,12 @@ class TestOnce:
         ti = TaskInstance(try_number=3, max_tries=2)
         assert similar.execute({"ti": ti, **context}) == ARN.replace("segment", "inference")
 
-    def test_a_cleared_task_takes_no_different_job_where_airflow_does_not_tell_whose_it_is(self, local):
-        execute(local, job_name=None)
-        # Cleared with another role, and its first try died: without a store, as before 3.3.
-        ti = TaskInstance(try_number=3, max_tries=2)
-        with pytest.raises(PersonalizeJobExistsError, match=f"roleArn is '{ROLE}' instead of '{ROLE}2'"):
-            execute(local, ti, job_name=None, retries=1, role_arn=f"{ROLE}2")
-
-    def test_one_that_cannot_be_read_is_a_reason_to_wait_for_the_next_try(self, local):
-        # Under another name now: who does not know what the last try did should not create.
+    def test_one_that_cannot_be_read_leaves_it_to_the_names(self, local, read_log):
+        first = execute(local, TaskInstance(max_tries=2), retries=2, job_name=None)
         ti = TaskInstance(try_number=2, max_tries=2)
-        with pytest.raises(RuntimeError, match="the API server is restarting"):
-            execute(local, ti, {"task_state_store": Store(broken=True)}, retries=2, job_name="late")
-        assert jobs(local) == {}
-
-    def test_nor_starts_another_where_airflow_has_a_store(self, local):
-        context = {"task_state_store": Store()}
-        execute(local, TaskInstance(max_tries=2), context, retries=2, if_exists="new")
-        ti = TaskInstance(try_number=2, max_tries=2)
-        assert execute(local, ti, context, retries=0, if_exists="new") == ARN
-        assert local.calls.count(CREATE) == 1
+        store = {"task_state_store": Store(broken=True)}
+        assert execute(local, ti, store, retries=2, job_name=None) == first
+        assert any("Airflow's task state store could not be read: the API" in line for line in read_log())
 
     def test_a_task_whose_retries_were_lowered_still_finds_its_job(self, local):
         execute(local, TaskInstance(max_tries=2), retries=2)
@@ -466,7 +466,7 @@ class Store:
     """
     As Airflow's task state store, which needs a supervisor; test_running_creation.py uses that one.
 
-    :param broken: whether it is broken for good, or for so many writes
+    :param broken: whether it is broken
     """
 
     def __init__(self, broken=False):
@@ -477,9 +477,8 @@ class Store:
             raise RuntimeError("the API server is restarting")
         return json.loads(self.kept[key]) if key in self.kept else None
 
-    def set(self, key, value):
+    def set(self, key, value, *, retention):
         if self.broken:
-            self.broken = self.broken if self.broken is True else self.broken - 1
             raise RuntimeError("the API server is restarting")
         self.kept[key] = json.dumps(value)
 
@@ -493,7 +492,10 @@ class TestDeferring:
             execute(local, ti, {"task_state_store": store}, deferrable=True, **options)
         assert type(caught.value).__name__ == "TaskDeferred"
         assert caught.value.method_name == "execute_created"
-        return ti, json.loads(store.kept["personalize_batch_job"]), caught.value.trigger.serialize()[1]
+        told = caught.value.trigger.serialize()[1]
+        # What templates render to when the task resumes does not matter.
+        assert caught.value.kwargs == {"job_name": told["job_name"], "request": told["request"]}
+        return ti, json.loads(store.kept["personalize_batch_job"]), told
 
     def test_for_a_slot(self, local):
         others = [
@@ -505,18 +507,12 @@ class TestDeferring:
         options = {"timeout": 60, "execution_timeout": timedelta(seconds=30), "tags": {"team": "growth"}}
         ti, kept, told = self.defer(local, **options)
         start = ti.start_date
-        request = operator(local, tags={"team": "growth"}).build_request()
+        request = operator(local, tags={"team": "growth"}).build_request({})
         assert "LimitExceededException" in told.pop("reason")
         assert told == {
             "kind": "segment",
             "request": request,
             "job_name": "weekly",
-            "if_exists": "adopt",
-            "number": 1,
-            "is_derived": False,
-            "is_first_try": True,
-            "is_free": True,
-            "made_since": start.isoformat(),
             "waiting_since": start.isoformat(),
             "deadline": (start + timedelta(seconds=60)).isoformat(),
             "execution_deadline": (start + timedelta(seconds=30)).isoformat(),
@@ -526,27 +522,37 @@ class TestDeferring:
             "verify": None,
             "botocore_config": ONE_TRY,
         }
-        del request["tags"]
-        assert kept == {
-            "job_arn": ARN, "request": request, "since": start.isoformat(), "max_tries": 0
-        }  # fmt: skip
+        assert kept == {"kind": "segment", "job_name": "weekly", "request": request, "max_tries": 0}
         assert len(others) == 5
         assert local.calls.count(CREATE) == 1
 
-    def test_for_faults_that_last(self, local):
-        local.faults.throttle(operation=DESCRIBE)
-        _, kept, told = self.defer(local, job_name=None)
-        assert (told["is_free"], told["is_derived"], told["is_first_try"]) == (False, True, True)
-        assert "ThrottlingException" in told["reason"]
-        assert kept["job_arn"].endswith(told["job_name"])
-        assert local.calls.count(DESCRIBE) == 3
-
-    def test_under_the_number_that_is_free(self, local):
-        local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version)
+    def test_for_faults_of_a_creation_that_last(self, local):
         local.faults.throttle(operation=CREATE)
-        _, kept, told = self.defer(local, if_exists="new")
-        assert (told["job_name"], told["number"], told["is_free"]) == ("weekly", 2, True)
-        assert kept["job_arn"] == f"{ARN}-2"
+        _, kept, told = self.defer(local, job_name=None)
+        assert "ThrottlingException" in told["reason"]
+        assert kept["job_name"] == told["job_name"]
+        assert (local.calls.count(DESCRIBE), local.calls.count(CREATE)) == (1, 3)
+
+    def test_under_the_name_that_is_free(self, local):
+        local.add_job(
+            BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version, status="CREATE FAILED"
+        )
+        local.faults.throttle(operation=CREATE)
+        _, kept, told = self.defer(local)
+        assert told["job_name"] == kept["job_name"] == "weekly-2"
+
+    def test_never_while_aws_does_not_answer_the_look(self, local):
+        """Nothing is decided then, so there is nothing that the triggerer could do."""
+        local.faults.throttle(operation=DESCRIBE)
+        with pytest.raises(PersonalizeNoSlotError, match="ThrottlingException"):
+            execute(local, deferrable=True, timeout=1)
+        assert local.calls.count(CREATE) == 0
+
+    def test_never_with_fail_after_a_create_without_an_answer(self, local):
+        """Only this process knows that the job of this name is its own."""
+        local.faults.drop_connection(operation=CREATE)
+        with pytest.raises(PersonalizeNoSlotError, match="ConnectionClosedError"):
+            execute(local, deferrable=True, timeout=1, if_exists="fail")
 
 
 class TestEarly:
@@ -613,10 +619,12 @@ class TestKilled:
 class TestResuming:
     """Nothing but our own events is success, and what nobody told, the name does."""
 
-    def resume(self, local, method, payload, ti=None, **options):
+    def resume(self, local, method, payload, ti=None, name="weekly", context=None, **options):
         task = operator(local, **options)
         kwargs = payload if method == "__fail__" else {"event": payload}
-        return task.resume_execution(method, kwargs, {"ti": ti or TaskInstance()})
+        if method == "execute_created":
+            kwargs |= {"job_name": name, "request": task.build_request({})}
+        return task.resume_execution(method, kwargs, {"ti": ti or TaskInstance(), **(context or {})})
 
     def event(self, **members):
         given = {
@@ -630,22 +638,39 @@ class TestResuming:
 
     def test_a_created_job_is_not_lost_to_a_template_that_renders_to_nonsense_now(self, local):
         local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version)
-        assert self.resume(local, "execute_created", self.event(), num_results="none any more") == ARN
+        task = operator(local, num_results="none any more")
+        kwargs = {"event": self.event(), "job_name": "weekly", "request": operator(local).build_request({})}
+        assert task.resume_execution("execute_created", kwargs, {"ti": TaskInstance()}) == ARN
 
-    def test_the_job_that_it_is_replaces_the_one_that_was_kept_and_nothing_else(self, local):
-        local.add_job(BatchJobKind.SEGMENT, "weekly-2", solution_version_arn=local.version)
-        kept = {
-            "job_arn": ARN,
-            "request": operator(local, num_results=7).build_request(),
-            "since": (datetime.now(UTC) - timedelta(hours=1)).isoformat(),
-            "max_tries": 0,
-        }
-        store = Store()
-        store.set("personalize_batch_job", kept)
-        context = {"ti": TaskInstance(), "task_state_store": store}
-        kwargs = {"event": self.event(job_arn=f"{ARN}-2")}
-        assert operator(local).resume_execution("execute_created", kwargs, context) == f"{ARN}-2"
-        assert store.get("personalize_batch_job") == {**kept, "job_arn": f"{ARN}-2"}
+    @pytest.mark.parametrize(
+        ("if_exists", "job_name", "is_taken"),
+        [("adopt", "weekly", True), ("fail", "weekly", False), ("new", "weekly", True), ("fail", None, True)],
+    )
+    def test_a_job_that_exists_is_judged(self, local, if_exists, job_name, is_taken):
+        execute(local)
+        job = make_json_safe(local.job(ARN))
+        event = self.event(outcome="exists", job=job)
+        options = {"if_exists": if_exists, "job_name": job_name}
+        if is_taken:
+            assert self.resume(local, "execute_created", event, **options) == ARN
+        else:
+            with pytest.raises(PersonalizeJobExistsError, match="if_exists is 'fail'"):
+                self.resume(local, "execute_created", event, **options)
+
+    def test_a_different_job_that_exists_is_an_error(self, local):
+        local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version, num_results=7)
+        event = self.event(outcome="exists", job=make_json_safe(local.job(ARN)))
+        with pytest.raises(PersonalizeJobExistsError, match="numResults is 7 instead of 25"):
+            self.resume(local, "execute_created", event)
+
+    @pytest.mark.parametrize("wait", [True, False])
+    @pytest.mark.parametrize("outcome", ["created", "exists"])
+    def test_a_job_that_failed_by_now_fails_the_task_whether_or_not_it_waits(self, local, outcome, wait):
+        execute(local, wait_for_completion=False)
+        local.set_status(ARN, "CREATE FAILED", "The role may not")
+        event = self.event(outcome=outcome, job=make_json_safe(local.job(ARN)))
+        with pytest.raises(PersonalizeJobFailedError, match="The role may not"):
+            self.resume(local, "execute_created", event, wait_for_completion=wait)
 
     @pytest.mark.parametrize(
         "members",
@@ -657,6 +682,7 @@ class TestResuming:
             {"job_arn": None},
             {"job_arn": ARN.replace("segment", "inference")},
             {"job": "ACTIVE"},
+            {"outcome": "exists"},
         ],
         ids=str,
     )
@@ -674,24 +700,22 @@ class TestResuming:
             ):
                 self.resume(local, method, event)
 
-    @pytest.mark.parametrize("options", [{}, {"if_exists": "new"}, {"if_exists": "fail"}], ids=str)
+    @pytest.mark.parametrize("options", [{}, {"if_exists": "new"}, {"job_name": None}], ids=str)
     def test_when_no_triggerer_ran_the_name_tells_how_far_it_came(self, local, options):
-        execute(local, **options)
-        assert self.resume(local, "__fail__", {"error": "Trigger timeout"}, **options) == ARN
+        arn = execute(local, **options)
+        assert self.resume(local, "__fail__", {"error": "Trigger timeout"}, **options) == arn
         assert local.calls.count(CREATE) == 1
 
-    def test_a_job_from_before_the_task_was_cleared_is_not_how_far_it_came(self, local):
-        local.add_job(
-            BatchJobKind.SEGMENT,
-            "weekly",
-            solution_version_arn=local.version,
-            created=datetime.now(UTC) - timedelta(hours=1),
-            input_path="s3://demo-bucket/input/segment.jsonl",
-            output_path="s3://demo-bucket/output/",
-        )
-        options = {"if_exists": "new", "role_arn": "arn:aws:iam::123456789012:role/personalize"}
-        with pytest.raises(PersonalizeNoSlotError, match=f"{ARN}-2 could not be created within the timeout"):
-            self.resume(local, "__fail__", {"error": "Trigger timeout"}, **options)
+    @pytest.mark.parametrize("has_store", [True, False])
+    def test_with_fail_only_the_record_does(self, local, has_store):
+        context = {"task_state_store": Store() if has_store else None}
+        execute(local, None, context, if_exists="fail")
+        options = {"if_exists": "fail", "context": context}
+        if has_store:
+            assert self.resume(local, "__fail__", {"error": "Trigger timeout"}, **options) == ARN
+        else:
+            with pytest.raises(PersonalizeJobExistsError, match="if_exists is 'fail'"):
+                self.resume(local, "__fail__", {"error": "Trigger timeout"}, **options)
 
     def test_and_without_a_job_it_says_so(self, local):
         with pytest.raises(PersonalizeNoSlotError, match=f"{ARN} could not be created within the timeout"):
@@ -699,25 +723,27 @@ class TestResuming:
         assert local.calls.count(CREATE) == 0
 
     def test_a_job_that_it_created_and_that_failed_is_told_with_its_reason(self, local):
-        ti = TaskInstance(max_tries=1)
-        local.fail_job("weekly", "The role may not")
-        execute(local, ti, wait_for_completion=False)
-        for _ in range(3):
-            local.job(ARN)
+        ti, context = TaskInstance(max_tries=1), {"task_state_store": Store()}
+        execute(local, ti, context, wait_for_completion=False)
         local.set_status(ARN, "CREATE FAILED", "The role may not")
+        told = {"error": "Trigger timeout"}
         with pytest.raises(PersonalizeNewJobFailedError, match="ended in CREATE FAILED: The role may not"):
-            self.resume(local, "__fail__", {"error": "Trigger timeout"}, ti=ti, retries=1)
+            self.resume(local, "__fail__", told, ti=ti, context=context, retries=1)
         event = self.event(outcome="timeout", job_arn=None, reason="full")
-        with pytest.raises(PersonalizeJobFailedError, match="ended in CREATE FAILED: The role may not"):
-            self.resume(local, "execute_created", event, ti=TaskInstance(start_date=ti.start_date))
+        for wait in (True, False):
+            with pytest.raises(PersonalizeJobFailedError, match="ended in CREATE FAILED: The role may not"):
+                self.resume(local, "execute_created", event, wait_for_completion=wait)
 
-    def test_one_of_an_earlier_try_is_not(self, local):
-        local.fail_job("weekly", "The role may not")
-        execute(local, TaskInstance(max_tries=1), wait_for_completion=False)
+    def test_one_that_failed_before_is_not(self, local):
+        execute(local, wait_for_completion=False)
         local.set_status(ARN, "CREATE FAILED", "The role may not")
-        ti = TaskInstance(try_number=2, max_tries=1)
-        with pytest.raises(PersonalizeNoSlotError, match=f"{ARN}-2 could not be created"):
-            self.resume(local, "__fail__", {"error": "Trigger timeout"}, ti=ti, retries=1)
+        event = self.event(outcome="timeout", job_arn=None, reason="full")
+        with pytest.raises(PersonalizeNoSlotError, match=f"{ARN}-2 could not be created .*: full"):
+            self.resume(local, "execute_created", event, name="weekly-2")
+
+    def test_a_template_that_renders_to_nonsense_by_then_is_final(self, local):
+        with pytest.raises(InvalidParameterError, match="num_results of task 'create': 'x' is not a count"):
+            self.resume(local, "__fail__", {"error": "Trigger timeout"}, num_results="x")
 
     def test_who_does_not_wait_for_the_job_does_not_then_either(self, local):
         local._settings.progress = "by_hand"
@@ -797,6 +823,13 @@ class TestChecked:
             for line in lines
         )
 
+    def test_multiple_outputs_are_refused_before_anything_is_created(self, local):
+        with pytest.raises(
+            InvalidParameterError, match="the task returns one ARN, which Airflow cannot split"
+        ):
+            execute(local, multiple_outputs=True)
+        assert len(local.calls) == 0
+
     def test_templates_leave_text_that_is_read_as_what_was_meant(self, local):
         done = execute(
             local,
@@ -821,9 +854,9 @@ with DAG("shop", schedule=None, render_template_as_native_obj={native}) as dag:
         role_arn="arn:aws:iam::123456789012:role/PersonalizeS3Access",
         input_path="s3://demo-bucket/input/segment.jsonl",
         output_path="s3://demo-bucket/output/",
-        job_name="{{{{ 20261123 }}}}",
+        job_name="{{{{ '20261123_12' }}}}",
         num_results="{{{{ 7 }}}}",
-        tags={{"cost-center": "1234", "run": "{{{{ 5 }}}}"}},
+        tags={{"cost-center": "1234", "run": "{{{{ 5 }}}}", "key": "0x10"}},
         batch_inference_job_config={{
             "itemExplorationConfig": {{
                 "explorationWeight": "0.3", "explorationItemAgeCutOff": "{{{{ 30 }}}}"
@@ -843,16 +876,24 @@ class TestInference:
         run = run_dag(textwrap.dedent(NATIVE_DAG).format(native=native), {"version": version}, retries=0)
         assert run.states == {"create": "success"}, run.errors
         (call,) = [call for call in local.calls if call.operation == "CreateBatchInferenceJob"]
-        assert call.parameters["jobName"] == "20261123"
+        assert call.parameters["jobName"] == "20261123_12"
         assert call.parameters["numResults"] == 7
         assert call.parameters["tags"] == [
             {"tagKey": "cost-center", "tagValue": "1234"},
             {"tagKey": "run", "tagValue": "5"},
+            {"tagKey": "key", "tagValue": "0x10"},
         ]
         assert call.parameters["batchInferenceJobConfig"] == {
             "itemExplorationConfig": {"explorationWeight": "0.3", "explorationItemAgeCutOff": "30"},
             "rankingInfluence": {"POPULARITY": 0.5, "FRESHNESS": 0.25},
         }
+
+    def test_a_job_name_of_nothing_is_refused_however_airflow_renders_templates(self, run_dag, local):
+        text = NATIVE_DAG.replace("'20261123_12'", "none")
+        version = local.add_solution_version("similar", "aws-user-personalization")
+        run = run_dag(textwrap.dedent(text).format(native=True), {"version": version}, retries=0)
+        assert run.states == {"create": "failed"}
+        assert "'None' is what a template makes of nothing" in str(run.errors["create"])
 
     def test_has_its_own_members(self, local):
         version = local.add_solution_version("similar", "aws-similar-items")

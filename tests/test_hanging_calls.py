@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
-from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, ScriptedEndpoint, describe, error, job_arn
+from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, describe, error, job_arn
 
 from airflow_provider_personalize_segments import connections
 from airflow_provider_personalize_segments.bounded_calls import (
@@ -40,21 +40,6 @@ HANGS = Answer(hangs=True)
 DRIPS = Answer(b"{" * 10_000, drips=0.5)
 BUSY_MACHINE = 4.0
 """Seconds that a machine with other work may need more."""
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    with_exit = []
-
-    def make(answer):
-        endpoint = ScriptedEndpoint(answer).__enter__()
-        with_exit.append(endpoint)
-        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", endpoint.connection)
-        return endpoint
-
-    yield make
-    for endpoint in with_exit:
-        endpoint.__exit__()
 
 
 def answer_of(parameters):

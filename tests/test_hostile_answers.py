@@ -13,7 +13,7 @@ import pytest
 from botocore.retries import standard
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, ScriptedEndpoint, describe, error, job_arn
+from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, describe, error, job_arn
 
 from airflow_provider_personalize_segments import hooks
 from airflow_provider_personalize_segments.errors import (
@@ -85,19 +85,14 @@ UNREADABLE = {
 
 
 @pytest.fixture
-def serve(monkeypatch):
-    """Return a function that makes an endpoint of one answer, or of a function, and a hook for it."""
-    endpoints = []
+def serve(serve):
+    """Return a function that serves an answer and returns a hook for it."""
 
     def make(answer):
-        endpoint = ScriptedEndpoint(answer if callable(answer) else lambda *_: answer)
-        endpoints.append(endpoint.__enter__())
-        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", endpoint.connection)
+        serve(answer)
         return PersonalizeHook().without_retries()
 
-    yield make
-    for endpoint in endpoints:
-        endpoint.__exit__()
+    return make
 
 
 class TestUnreadable:

@@ -1,140 +1,187 @@
-"""What a try knows about those before it, and on which Airflow; test_creating.py shows what comes of it."""
+"""A task's lineage: which names are its own, and what it records; test_creating.py shows the outcome."""
 
 from __future__ import annotations
 
+import json
 import logging
-from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import airflow
 import pytest
 
-from airflow_provider_personalize_segments.airflow_compat import find_start_of_try
-from airflow_provider_personalize_segments.creating.lineage import STATE_KEY, TaskTries
+from airflow_provider_personalize_segments.airflow_compat import keep_for_ever
+from airflow_provider_personalize_segments.creating.lineage import (
+    STATE_KEY,
+    Record,
+    TaskRecord,
+    make_wanted,
+)
+from airflow_provider_personalize_segments.creating.names import (
+    TaskLineage,
+    derive_job_name,
+    extend_job_name,
+)
+from airflow_provider_personalize_segments.creating.once import ADOPT, FAIL, MAX_LOOKS_BACK, NEW, Plan
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 
-IS_AIRFLOW_3 = not airflow.__version__.startswith("2.")
-ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
-REQUEST = {"roleArn": "arn:aws:iam::123456789012:role/personalize", "tags": [{"tagKey": "a", "tagValue": ""}]}
-START = datetime(2026, 11, 23, 2, tzinfo=UTC)
-RUN_START = START - timedelta(hours=3)
-log = logging.getLogger("tries")
-
-DAG = """
-from airflow.providers.common.compat.sdk import DAG, task
-
-with DAG("shop", schedule=None) as dag:
-    @task
-    def create():
-        pass
-
-    create()
-"""
+VERSION = "arn:aws:personalize:us-east-1:123456789012:solution/shop/4aa8f2c1"
+REQUEST = {"solutionVersionArn": VERSION, "tags": [{"tagKey": "a", "tagValue": ""}]}
+PLAN = Plan(BatchJobKind.SEGMENT, "weekly", REQUEST)
+UNNAMED = PLAN._replace(job_name="")
+LINEAGE = TaskLineage("shop", "create", "run", -1, 3)
+log = logging.getLogger("lineage")
 
 
 class Store(dict):
-    def set(self, key, value):
-        self[key] = value
+    def set(self, key, value, *, retention):
+        self[key] = json.loads(json.dumps(value))
+        self.retention = retention
 
 
-def tries(try_number=1, max_tries=0, retries=0, store=None, start=START):
-    ti = SimpleNamespace(
-        dag_id="shop",
-        task_id="create",
-        run_id="run",
-        map_index=-1,
-        try_number=try_number,
-        max_tries=max_tries,
-        start_date=start,
+class BrokenStore:
+    def get(self, key):
+        raise RuntimeError("the API server is restarting")
+
+    def set(self, key, value, *, retention):
+        raise RuntimeError("the API server is restarting")
+
+
+def record(store=None, **fields):
+    ti = {"dag_id": "shop", "task_id": "create", "run_id": "run", "map_index": -1, "max_tries": 3}
+    return TaskRecord({"ti": SimpleNamespace(**ti | fields), "task_state_store": store}, log)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("fields", "lineage"),
+        [
+            ({}, LINEAGE),
+            ({"map_index": None}, LINEAGE),
+            ({"map_index": 4}, LINEAGE._replace(map_index=4)),
+            ({"max_tries": None}, LINEAGE._replace(max_tries=0)),
+        ],
+        ids=str,
     )
-    dag_run = SimpleNamespace(start_date=RUN_START)
-    return TaskTries({"ti": ti, "dag_run": dag_run, "task_state_store": store}, retries, log)
+    def test_come_from_the_task_instance(self, fields, lineage):
+        assert record(**fields).lineage == lineage
+
+    def test_without_one_of_the_users_are_the_lineages_alone(self):
+        wanted = make_wanted(LINEAGE, UNNAMED, ADOPT, 3, None)
+        assert wanted.plan == PLAN._replace(job_name=derive_job_name(LINEAGE))
+        assert (wanted.is_own, wanted.kept, wanted.earlier) == (True, None, ())
+
+    @pytest.mark.parametrize("if_exists", [ADOPT, FAIL])
+    def test_of_the_users_are_anybodys(self, if_exists):
+        wanted = make_wanted(LINEAGE, PLAN, if_exists, 0, None)
+        assert (wanted.plan, wanted.if_exists, wanted.is_own, wanted.earlier) == (PLAN, if_exists, False, ())
+
+    def test_of_new_jobs_are_the_users_and_the_lineages(self):
+        wanted = make_wanted(LINEAGE, PLAN, NEW, 3, None)
+        assert wanted.plan.job_name == extend_job_name("weekly", LINEAGE)
+        assert wanted.is_own
+
+    @pytest.mark.parametrize("name", ["", "weekly"])
+    def test_of_earlier_lineages_are_known_newest_first(self, name):
+        wanted = make_wanted(LINEAGE, PLAN._replace(job_name=name), NEW, 1, None)
+        earlier = [LINEAGE._replace(max_tries=each) for each in (2, 1, 0)]
+        names = [extend_job_name(name, each) if name else derive_job_name(each) for each in earlier]
+        assert list(wanted.earlier) == names
+
+    def test_of_earlier_lineages_are_not_without_end(self):
+        wanted = make_wanted(LINEAGE._replace(max_tries=500), UNNAMED, ADOPT, 1, None)
+        assert len(wanted.earlier) == MAX_LOOKS_BACK
 
 
-@pytest.mark.parametrize(
-    ("try_number", "max_tries", "retries", "first"),
-    [
-        (1, 0, 0, 1),
-        (2, 2, 2, 1),
-        (2, 1, 0, 2),  # cleared
-        (3, 3, 2, 2),  # cleared after the first, and tried again
-        (2, 2, 0, 2),  # retries were lowered: nobody knows better
-        (1, None, 2, 1),
-    ],
-)
-def test_the_first_try_since_the_task_was_cleared(try_number, max_tries, retries, first):
-    each = tries(try_number, max_tries, retries)
-    assert each.first == first
-    assert each.is_first == (try_number == first)
-
-
-@pytest.mark.usefixtures("_airflow_database")
-@pytest.mark.parametrize(
-    ("try_number", "store", "start", "is_known"),
-    [(1, None, START, True), (2, Store(), None, True), (2, None, RUN_START, False)],
-    ids=["the first", "nothing was kept", "Airflow does not tell"],
-)
-def test_since_when_a_job_may_be_theirs(try_number, store, start, is_known):
-    each = tries(try_number, 1, 1, store)
-    assert each.find_start() == start
-    assert each.is_start_known == is_known
-
-
-class TestKept:
-    def recall(self, store, max_tries=1, kind=BatchJobKind.SEGMENT, region="us-east-1"):
-        later = tries(2, max_tries, 1, store, START + timedelta(hours=1))
-        kept = later.recall(kind, region)
-        assert later.kept == kept
-        return kept, later
-
-    def test_comes_back_without_tags_and_with_the_first_start(self):
+class TestRecord:
+    def test_comes_back_whole_and_does_not_expire(self):
         store = Store()
-        tries(1, 1, 1, store).keep(ARN, REQUEST)
-        kept, later = self.recall(store)
-        request = {"roleArn": REQUEST["roleArn"]}
-        assert kept == {
-            "job_arn": ARN, "request": request, "since": START.isoformat(), "max_tries": 1
+        record(store).keep(PLAN)
+        assert record(store).recall() == Record(PLAN, 3)
+        assert store[STATE_KEY] == {
+            "kind": "segment", "job_name": "weekly", "request": REQUEST, "max_tries": 3
         }  # fmt: skip
-        assert later.find_start() == START
-        later.keep(f"{ARN}-2", REQUEST)
-        assert store[STATE_KEY] == {**kept, "job_arn": f"{ARN}-2"}
+        if tuple(map(int, airflow.__version__.split(".")[:2])) >= (3, 3):
+            from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+            assert store.retention is NEVER_EXPIRE
+
+    def test_is_resumed_by_the_same_lineage(self):
+        wanted = make_wanted(LINEAGE, UNNAMED, ADOPT, 1, Record(PLAN, 3))
+        assert (wanted.kept, wanted.earlier) == (PLAN, ())
 
     @pytest.mark.parametrize(
-        "other", [{"max_tries": 2}, {"kind": BatchJobKind.INFERENCE}, {"region": "eu-west-1"}], ids=str
+        ("plan", "if_exists", "earlier"),
+        [
+            (UNNAMED, ADOPT, ("weekly",)),
+            (PLAN, NEW, ("weekly",)),
+            (PLAN, FAIL, ("weekly",)),
+            (PLAN, ADOPT, ()),
+        ],
+        ids=["derived", "new", "fail", "adopt"],
     )
-    def test_does_not_count_when_it_is_not_about_this(self, other):
-        store = Store()
-        tries(1, 1, 1, store).keep(ARN, REQUEST)
-        assert self.recall(store, **other)[0] == {}
+    def test_tells_a_later_lineage_the_name(self, plan, if_exists, earlier):
+        wanted = make_wanted(LINEAGE, plan, if_exists, 1, Record(PLAN, 1))
+        assert (wanted.kept, wanted.earlier) == (None, earlier)
+
+    @pytest.mark.parametrize(
+        "plan",
+        [
+            PLAN._replace(kind=BatchJobKind.INFERENCE),
+            PLAN._replace(request={"solutionVersionArn": VERSION.replace("us-east-1", "eu-west-1")}),
+        ],
+        ids=["of the other kind", "of another region"],
+    )
+    def test_does_not_count_when_it_is(self, plan):
+        assert make_wanted(LINEAGE, PLAN, FAIL, 3, Record(plan, 3)).kept is None
 
     @pytest.mark.parametrize(
         "change",
-        [{"job_arn": "weekly"}, {"job_arn": None}, {"since": "yesterday"}, {"since": None}, {"request": "x"}],
+        [
+            {"kind": "other"},
+            {"job_name": None},
+            {"job_name": "a b"},
+            {"request": "x"},
+            {"request": {}},
+            {"max_tries": None},
+        ],
         ids=str,
     )
     def test_does_not_count_when_it_makes_no_sense(self, change):
         store = Store()
-        tries(1, 1, 1, store).keep(ARN, REQUEST)
+        record(store).keep(PLAN)
         store[STATE_KEY] |= change
-        assert self.recall(store)[0] == {}
+        assert record(store).recall() is None
 
     @pytest.mark.parametrize("kept", [None, "x", [], {}])
     def test_does_not_count_when_it_is_something_else(self, kept):
-        assert self.recall(Store({STATE_KEY: kept}))[0] == {}
+        assert record(Store({STATE_KEY: kept})).recall() is None
 
     def test_is_nothing_where_there_is_no_store(self):
-        tries().keep(ARN, REQUEST, is_needed=True)
-        assert self.recall(None)[0] == {}
+        record().keep(PLAN, is_needed=True)
+        assert record().recall() is None
+
+    def test_is_written_once(self):
+        store = Store()
+        first = record(store)
+        first.keep(PLAN)
+        store.clear()
+        first.keep(PLAN)
+        assert store == {}
+
+    def test_that_cannot_be_read_does_not_mean_that_nothing_was_created(self, caplog):
+        with caplog.at_level(logging.WARNING):
+            assert record(BrokenStore()).recall() is None
+        assert "Airflow's task state store could not be read: the API server is restarting" in caplog.text
+
+    def test_that_cannot_be_written_is_an_error_only_where_it_is_needed(self, caplog):
+        with caplog.at_level(logging.WARNING):
+            record(BrokenStore()).keep(PLAN)
+        assert "The job's name could not be kept in Airflow's task state store" in caplog.text
+        with pytest.raises(RuntimeError, match="the API server is restarting"):
+            record(BrokenStore()).keep(PLAN, is_needed=True)
 
 
-def test_airflow_tells_when_an_earlier_try_began(run_dag):
-    (ti,) = run_dag(DAG)._dag_run.get_task_instances()
-    context = {"ti": ti}
-    assert find_start_of_try(context, ti.try_number) is None
-    if IS_AIRFLOW_3:
-        return  # no task may ask the database
-    from airflow.models.taskinstancehistory import TaskInstanceHistory
-
-    TaskInstanceHistory.record_ti(ti)  # as when it is cleared
-    assert find_start_of_try(context, ti.try_number) == ti.start_date
-    assert find_start_of_try(context, ti.try_number + 1) is None
+def test_a_value_is_kept_for_ever():
+    store = Store()
+    keep_for_ever(store, "key", 1)
+    assert store == {"key": 1}

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from airflow_provider_personalize_segments.creating.names import MAX_NUMBER, derive_job_name, number_job_name
+from airflow_provider_personalize_segments.creating.names import (
+    MAX_NUMBER,
+    TaskLineage,
+    derive_job_name,
+    extend_job_name,
+    number_job_name,
+)
 from airflow_provider_personalize_segments.jobs import JOB_NAME_PATTERN, MAX_JOB_NAME_LENGTH
 
 LONGEST_DERIVED = 60
@@ -23,7 +29,21 @@ run_ids = st.one_of(
     st.datetimes().map(lambda moment: f"manual__{moment.isoformat()}_x7Yz"),
     ids,
 )
-instances = st.tuples(ids, ids, run_ids, st.integers(min_value=-1, max_value=100_000))
+instances = st.builds(
+    TaskLineage,
+    ids,
+    ids,
+    run_ids,
+    st.integers(min_value=-1, max_value=100_000),
+    st.integers(min_value=0, max_value=1_000),
+)
+
+
+def lineage(*instance):
+    """Return the first lineage of a task instance."""
+    return TaskLineage(*instance, 0)
+
+
 numbers = st.integers(min_value=1, max_value=MAX_NUMBER)
 job_names = st.from_regex(JOB_NAME_PATTERN, fullmatch=True)
 
@@ -31,46 +51,56 @@ job_names = st.from_regex(JOB_NAME_PATTERN, fullmatch=True)
 class TestDerived:
     def test_is_pinned_because_a_later_release_must_find_the_jobs_of_an_earlier_one(self):
         assert (
-            derive_job_name("shop", "create_segments", SCHEDULED, -1)
-            == "shop-create_segments-20261123T020000-sfazk4ut5dn2"
+            derive_job_name(TaskLineage("shop", "create_segments", SCHEDULED, -1, 0))
+            == "shop-create_segments-20261123T020000-5z4wvtknr5cp"
         )
 
     @given(instances)
     def test_can_be_a_job_name_and_leaves_room_for_numbers(self, instance):
-        name = derive_job_name(*instance)
+        name = derive_job_name(instance)
         assert re.fullmatch(JOB_NAME_PATTERN, name, re.ASCII)
         assert len(name) <= LONGEST_DERIVED
-        assert derive_job_name(*instance) == name
+        assert derive_job_name(instance) == name
 
     @given(instances, instances)
-    @example(("a-b", "c", "r", -1), ("a", "b-c", "r", -1))
-    @example(("a", "b", "c-r", -1), ("a", "b-c", "r", -1))
-    @example(("a", "b", "r-1", -1), ("a", "b", "r", 1))
-    @example(("a", "b", "r", 0), ("a", "b", "r", -1))
-    @example(("a.b", "c", "r", -1), ("a-b", "c", "r", -1))
-    @example(("a", "b", "r", -1), ("b", "a", "r", -1))
-    @example(("A", "b", "r", -1), ("a", "b", "r", -1))
-    @example(("übung", "b", "r", -1), ("übung", "b", "r", -1))
-    @example(("日本", "b", "r", -1), ("日木", "b", "r", -1))
-    @example(("d" * 249 + "1", "t", SCHEDULED, -1), ("d" * 249 + "2", "t", SCHEDULED, -1))
-    @example(("d", "t" * 249 + "1", SCHEDULED, -1), ("d", "t" * 249 + "2", SCHEDULED, -1))
-    @example(("d", "t", "r" * 249 + "1", -1), ("d", "t", "r" * 249 + "2", -1))
-    @example(("d", "t", SCHEDULED, -1), ("d", "t", "manual__2026-11-23T02:00:00+00:00", -1))
-    def test_is_no_other_instances(self, one, other):
+    @example(lineage("a-b", "c", "r", -1), lineage("a", "b-c", "r", -1))
+    @example(lineage("a", "b", "c-r", -1), lineage("a", "b-c", "r", -1))
+    @example(lineage("a", "b", "r-1", -1), lineage("a", "b", "r", 1))
+    @example(lineage("a", "b", "r", 0), lineage("a", "b", "r", -1))
+    @example(lineage("a.b", "c", "r", -1), lineage("a-b", "c", "r", -1))
+    @example(lineage("a", "b", "r", -1), lineage("b", "a", "r", -1))
+    @example(lineage("A", "b", "r", -1), lineage("a", "b", "r", -1))
+    @example(lineage("übung", "b", "r", -1), lineage("übung", "b", "r", -1))
+    @example(lineage("日本", "b", "r", -1), lineage("日木", "b", "r", -1))
+    @example(
+        lineage("d" * 249 + "1", "t", SCHEDULED, -1),
+        lineage("d" * 249 + "2", "t", SCHEDULED, -1),
+    )
+    @example(
+        lineage("d", "t" * 249 + "1", SCHEDULED, -1),
+        lineage("d", "t" * 249 + "2", SCHEDULED, -1),
+    )
+    @example(lineage("d", "t", "r" * 249 + "1", -1), TaskLineage(*("d", "t", "r" * 249 + "2", -1), 0))
+    @example(
+        lineage("d", "t", SCHEDULED, -1),
+        lineage("d", "t", "manual__2026-11-23T02:00:00+00:00", -1),
+    )
+    @example(TaskLineage("a", "b", "r", -1, 1), TaskLineage("a", "b", "r", -1, 2))
+    def test_is_no_other_lineages(self, one, other):
         assume(one != other)
-        assert derive_job_name(*one) != derive_job_name(*other)
+        assert derive_job_name(one) != derive_job_name(other)
 
     @given(instances, instances, numbers, numbers)
-    def test_is_no_other_instances_whatever_number_it_gets(self, one, other, number, other_number):
+    def test_is_no_other_lineages_whatever_number_it_gets(self, one, other, number, other_number):
         assume((one, number) != (other, other_number))
-        assert number_job_name(derive_job_name(*one), number) != number_job_name(
-            derive_job_name(*other), other_number
+        assert number_job_name(derive_job_name(one), number) != number_job_name(
+            derive_job_name(other), other_number
         )
 
     @given(instances, st.sampled_from(["\u0660", "\u0966", "\uff10"]))
     def test_can_be_a_job_name_even_with_a_time_in_digits_of_another_script(self, instance, zero):
         run_id = "".join(chr(ord(zero) + int(each)) if each.isdigit() else each for each in SCHEDULED)
-        name = derive_job_name(*instance[:2], run_id, instance[3])
+        name = derive_job_name(instance._replace(run_id=run_id))
         assert re.fullmatch(JOB_NAME_PATTERN, name, re.ASCII)
 
     @pytest.mark.parametrize(
@@ -95,15 +125,29 @@ class TestDerived:
         ],
     )
     def test_says_where_the_job_comes_from(self, instance, begins):
-        name = derive_job_name(*instance)
+        name = derive_job_name(lineage(*instance))
         assert name.startswith(begins)
         assert re.fullmatch("[a-z2-7]{12}", name.removeprefix(begins))
 
     @given(st.from_regex("[a-z]{1,15}", fullmatch=True), st.from_regex("[a-z]{1,15}", fullmatch=True))
     def test_has_short_ids_in_full(self, dag_id, task_id):
-        assert derive_job_name(dag_id, task_id, SCHEDULED, -1).startswith(
+        assert derive_job_name(TaskLineage(dag_id, task_id, SCHEDULED, -1, 2)).startswith(
             f"{dag_id}-{task_id}-20261123T020000-"
         )
+
+
+class TestExtended:
+    @given(job_names, instances)
+    def test_begins_with_the_users_name_and_leaves_room_for_numbers(self, name, instance):
+        extended = extend_job_name(name, instance)
+        assert re.fullmatch(JOB_NAME_PATTERN, extended, re.ASCII)
+        assert len(extended) <= LONGEST_DERIVED
+        assert extended.startswith(f"{name[:47]}-")
+
+    @given(job_names, job_names, instances, instances)
+    def test_is_no_other_lineages(self, name, other_name, one, other):
+        assume((name, one) != (other_name, other))
+        assert extend_job_name(name, one) != extend_job_name(other_name, other)
 
 
 class TestNumbered:

@@ -1,26 +1,31 @@
-"""Having a job once: what each attempt makes of what is there, of every fault, and of what went before."""
+"""Creating a job once: the rules that worker and triggerer share, over real HTTP."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_personalize_segments.creating.names import MAX_NUMBER, number_job_name
 from airflow_provider_personalize_segments.creating.once import (
     ADOPT,
-    CLOCK_DIFFERENCE,
     FAIL,
     FULL_INTERVALS,
     IF_EXISTS,
+    MAX_LOOKS_BACK,
     NEW,
     Attempt,
-    JobCreation,
+    Creation,
+    Found,
+    Plan,
+    Wanted,
+    find,
     find_delay,
+    may_take,
 )
 from airflow_provider_personalize_segments.errors import (
     InvalidParameterError,
@@ -35,8 +40,6 @@ from airflow_provider_personalize_segments.testing import LocalPersonalize
 
 SEGMENT = BatchJobKind.SEGMENT
 CREATED = datetime(2026, 1, 31, 8, tzinfo=UTC)
-EARLIER_TRYS, OLDER = CREATED, CREATED + CLOCK_DIFFERENCE + timedelta(seconds=1)
-"""Since when a job created at CREATED is an earlier try's, and since when it is not."""
 DESCRIBE, CREATE = SEGMENT.describe_operation, SEGMENT.create_operation
 FAILED = "CREATE FAILED"
 FAULTS = [
@@ -72,10 +75,19 @@ class World:
             "roleArn": "arn:aws:iam::123456789012:role/personalize",
         }
 
-    def creation(self, if_exists=ADOPT, since=None, name="weekly", **options):
-        return JobCreation(self.kind, self.request, name, if_exists, since=since, log=log, **options)
+    def plan(self, name="weekly", **members):
+        return Plan(self.kind, name, self.request | members)
 
-    def add(self, name="weekly", status="ACTIVE", num_results=25, created=CREATED):
+    def wanted(self, if_exists=ADOPT, is_own=False, name="weekly", **options):
+        return Wanted(self.plan(name), if_exists, is_own, **options)
+
+    def find(self, *args, **options):
+        return find(self.hook, self.wanted(*args, **options), log)
+
+    def creation(self, name="weekly"):
+        return Creation(self.plan(name), log)
+
+    def add(self, name="weekly", status="ACTIVE", num_results=25):
         """Put a job there: the same as the one asked for, or another."""
         return self.local.add_job(
             self.kind,
@@ -83,7 +95,7 @@ class World:
             solution_version_arn=self.version,
             status=status,
             num_results=num_results,
-            created=created,
+            created=CREATED,
         )
 
     def fill(self):
@@ -142,117 +154,138 @@ def lines(caplog):
     return lambda: [each.getMessage() for each in caplog.records if each.name == "creation"]
 
 
-# --- What is there --------------------------------------------------------------------------------
+# --- Finding --------------------------------------------------------------------------------------
 
-MADE, ADOPTED, NEXT, DIFFERENT, TAKEN = "made", "adopted", "next number", "different", "taken"
+FREE, TAKE, NEXT, DIFFERENT, TAKEN = "may be created", "take it", "next name", "different", "taken"
 THERE = {
     "nothing": None,
     "same": {"status": "CREATE IN_PROGRESS"},
+    "same, ACTIVE": {"status": "ACTIVE"},
     "different": {"num_results": 99},
     "same, failed": {"status": FAILED},
     "different, failed": {"status": FAILED, "num_results": 99},
 }
+OWN = "a name of its own"
 TABLE = [
-    # if_exists, what is there, and what comes of it: when nothing was tried so far, when what is there may be
-    # an earlier try's, and when it is older than that
-    (ADOPT, "nothing", MADE, MADE, MADE),
-    (ADOPT, "same", ADOPTED, ADOPTED, ADOPTED),
-    (ADOPT, "different", DIFFERENT, DIFFERENT, DIFFERENT),
-    (ADOPT, "same, failed", NEXT, NEXT, NEXT),
-    (ADOPT, "different, failed", NEXT, NEXT, NEXT),
-    (FAIL, "nothing", MADE, MADE, MADE),
-    (FAIL, "same", TAKEN, ADOPTED, TAKEN),
-    (FAIL, "different", DIFFERENT, DIFFERENT, DIFFERENT),
-    (FAIL, "same, failed", TAKEN, NEXT, TAKEN),
-    (FAIL, "different, failed", DIFFERENT, NEXT, DIFFERENT),
-    (NEW, "nothing", MADE, MADE, MADE),
-    (NEW, "same", NEXT, ADOPTED, NEXT),
-    (NEW, "different", NEXT, NEXT, NEXT),
-    (NEW, "same, failed", NEXT, NEXT, NEXT),
-    (NEW, "different, failed", NEXT, NEXT, NEXT),
+    (OWN, "nothing", FREE),
+    (OWN, "same", TAKE),
+    (OWN, "same, ACTIVE", TAKE),
+    (OWN, "different", TAKE),
+    (OWN, "same, failed", NEXT),
+    (OWN, "different, failed", NEXT),
+    (ADOPT, "nothing", FREE),
+    (ADOPT, "same", TAKE),
+    (ADOPT, "same, ACTIVE", TAKE),
+    (ADOPT, "different", DIFFERENT),
+    (ADOPT, "same, failed", NEXT),
+    (ADOPT, "different, failed", NEXT),
+    (FAIL, "nothing", FREE),
+    (FAIL, "same", TAKEN),
+    (FAIL, "same, ACTIVE", TAKEN),
+    (FAIL, "different", DIFFERENT),
+    (FAIL, "same, failed", TAKEN),
+    (FAIL, "different, failed", DIFFERENT),
 ]
 
 
-class TestWhatIsThere:
+class TestFinding:
     def test_is_all_in_the_table(self):
-        assert [row[:2] for row in TABLE] == list(itertools.product(IF_EXISTS, THERE))
+        assert [row[:2] for row in TABLE] == list(itertools.product((OWN, ADOPT, FAIL), THERE))
 
-    @pytest.mark.parametrize(
-        ("if_exists", "there", "since", "outcome"),
-        [
-            (if_exists, there, since, outcome)
-            for if_exists, there, *outcomes in TABLE
-            for since, outcome in zip((None, EARLIER_TRYS, OLDER), outcomes, strict=True)
-        ],
-    )
+    @pytest.mark.parametrize(("if_exists", "there", "outcome"), TABLE)
     @pytest.mark.parametrize("kind", BATCH_JOB_KINDS, ids=lambda kind: kind.name)
-    def test_decides(self, world, lines, kind, if_exists, there, since, outcome):
+    def test_judges_a_job_that_has_the_name(self, world, lines, kind, if_exists, there, outcome):
         world = World(world.local, world.hook, kind)
         if THERE[there]:
             world.add(**THERE[there])
-        before = world.names()
+        before, job = world.names(), THERE[there] and world.described()
         world.calls()
-        creation = world.creation(if_exists, since)
-        describe, create = kind.describe_operation, kind.create_operation
-        status = world.described()["status"] if THERE[there] else None
-        world.calls()
-        taken = f"There is a {kind.title} weekly already, which is {status}; trying weekly-2."
+        wanted = world.wanted(NEW if if_exists == OWN else if_exists, is_own=if_exists == OWN)
         if outcome in (DIFFERENT, TAKEN):
             with pytest.raises(PersonalizeJobExistsError) as caught:
-                creation.attempt(world.hook)
+                find(world.hook, wanted, log)
             assert caught.value.job_arn == world.arn()
             assert caught.value.status == THERE[there].get("status", "ACTIVE")
-            assert caught.value.differences == (
-                ("numResults is 99 instead of 25",) if outcome == DIFFERENT else ()
-            )
-            assert world.calls() == [describe]
-            assert lines() == []
-        elif outcome == ADOPTED:
-            assert creation.attempt(world.hook) == Attempt(world.arn(), world.described())
-            assert lines() == [
-                *([taken] if if_exists == NEW else []),
-                f"{world.arn()} exists already, created at 2026-01-31T08:00:00+00:00: adopting it. "
-                "It is CREATE IN_PROGRESS.",
-            ]
+            expected = ("numResults is 99 instead of 25",) if outcome == DIFFERENT else ()
+            assert caught.value.differences == expected
         else:
-            name = "weekly" if outcome == MADE else "weekly-2"
-            assert creation.attempt(world.hook) == Attempt(world.arn(name))
-            assert world.calls() == [describe] * (1 if outcome == MADE else 2) + [create]
-            assert world.names() == [*before, name]
-            assert lines() == [*([taken] if outcome == NEXT else []), f"Created {world.arn(name)}."]
-            return
+            name = "weekly-2" if outcome == NEXT else "weekly"
+            assert find(world.hook, wanted, log) == Found(world.plan(name), job if outcome == TAKE else None)
+        assert world.calls() == [kind.describe_operation] * (2 if outcome == NEXT else 1)
         assert world.names() == before
+        told = {
+            NEXT: ["The job weekly is CREATE FAILED; trying the next name."],
+            TAKE: [
+                f"{world.arn()} is this task's own job, and differs from the parameters as they are now: "
+                "numResults is 99 instead of 25."
+            ]
+            * (there == "different"),
+        }
+        assert lines() == told.get(outcome, [])
 
     @pytest.mark.parametrize("status", ["CREATE PENDING", "IN PROGRESS", "ACTIVE", "SLUMBERING"])
-    def test_is_adopted_in_whatever_status(self, world, status):
+    def test_takes_a_job_in_whatever_status_but_failed(self, world, status):
         world.add(status=status)
-        world.calls()
-        assert world.creation().attempt(world.hook).job["status"] == status
-        assert world.calls() == [DESCRIBE]
+        assert world.find().job["status"] == status
 
-    @pytest.mark.parametrize(
-        ("seconds", "outcome"), [(-1, ADOPTED), (0, ADOPTED), (0.001, TAKEN), (3600, TAKEN)]
-    )
-    def test_counts_as_an_earlier_trys_by_aws_clock(self, world, seconds, outcome):
-        world.add()
-        creation = world.creation(FAIL, CREATED + CLOCK_DIFFERENCE + timedelta(seconds=seconds))
-        if outcome == ADOPTED:
-            assert creation.attempt(world.hook).job_arn == world.arn()
-        else:
-            with pytest.raises(PersonalizeJobExistsError, match="exists already, and if_exists is 'fail'"):
-                creation.attempt(world.hook)
-
-    def test_is_told_with_every_difference(self, world):
+    def test_says_every_difference(self, world):
         world.add(num_results=99)
         world.request["roleArn"] += "-other"
         with pytest.raises(PersonalizeJobExistsError) as caught:
-            world.creation().attempt(world.hook)
+            world.find()
         assert (
             "is another job than the one asked for: numResults is 99 instead of 25; "
             "roleArn is 'arn:aws:iam::123456789012:role/personalize' instead of "
             "'arn:aws:iam::123456789012:role/personalize-other'. Nothing was created: choose another "
-            "job_name, or set if_exists='new' to create it under the next number."
+            "job_name, or set if_exists='new' to create it under a name of the task's own."
         ) in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("member", "value"),
+        [
+            ("jobInput", {"s3DataSource": {"path": "s3://example-bucket/other/items.json"}}),
+            ("jobOutput", {"s3DataDestination": {"path": "s3://example-bucket/elsewhere/"}}),
+            ("filterArn", "arn:aws:personalize:us-east-1:123456789012:filter/adults"),
+        ],
+    )
+    def test_refuses_a_job_of_its_own_name_from_another_environment(self, world, member, value):
+        world.add()
+        world.request[member] = value
+        with pytest.raises(PersonalizeJobExistsError) as caught:
+            world.find(NEW, is_own=True)
+        assert caught.value.differences[0].startswith(member)
+        assert len(caught.value.differences) == 1
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"jobOutput": {"s3DataDestination": {"path": "s3://example-bucket/output"}}},
+            {"roleArn": "arn:aws:iam::123456789012:role/other"},
+            {"numResults": 7},
+        ],
+        ids=lambda change: next(iter(change)),
+    )
+    def test_takes_its_own_job_though_aws_shows_it_a_little_differently(self, world, lines, change):
+        world.add()
+        world.request |= change
+        assert world.find(NEW, is_own=True).job["status"] == "ACTIVE"
+        assert "is this task's own job, and differs from the parameters as they are now" in lines()[0]
+
+    @pytest.mark.parametrize(("fault", "options", "words"), FAULTS)
+    def test_decides_nothing_without_an_answer(self, world, fault, options, words):
+        getattr(world.local.faults, fault)(times=1, operation=DESCRIBE, **options)
+        with pytest.raises(PersonalizeUnavailableError) as caught:
+            world.find()
+        assert str(caught.value).startswith(
+            f"{DESCRIBE} did not succeed for {world.arn()} "
+            f"(region us-east-1, connection 'aws_default'): {words}"
+        )
+        assert world.calls() == [DESCRIBE]
+
+    def test_raises_a_refusal(self, world):
+        world.local.faults.deny_access(operation=DESCRIBE)
+        with pytest.raises(PersonalizeRequestError, match="AccessDeniedException"):
+            world.find()
 
 
 class TestNumbers:
@@ -260,24 +293,21 @@ class TestNumbers:
         for number in range(1, 5):
             world.add(number_job_name("weekly", number), FAILED)
         world.calls()
-        assert world.creation().attempt(world.hook) == Attempt(world.arn("weekly-5"))
-        assert world.calls() == [DESCRIBE] * 5 + [CREATE]
-        assert lines()[-2:] == [
-            "There is a batch segment job weekly-4 already, which is CREATE FAILED; trying weekly-5.",
-            f"Created {world.arn('weekly-5')}.",
-        ]
+        assert world.find() == Found(world.plan("weekly-5"))
+        assert world.calls() == [DESCRIBE] * 5
+        assert lines()[-1] == "The job weekly-4 is CREATE FAILED; trying the next name."
 
-    def test_go_on_until_one_can_be_adopted(self, world):
+    def test_go_on_until_one_can_be_taken(self, world):
         world.add(status=FAILED)
         world.add("weekly-2")
-        assert world.creation().attempt(world.hook).job_arn == world.arn("weekly-2")
+        assert world.find().plan.job_name == "weekly-2"
 
     def test_end(self, world):
         for number in range(1, MAX_NUMBER + 1):
             world.add(number_job_name("weekly", number), FAILED)
         world.calls()
         with pytest.raises(InvalidParameterError) as caught:
-            world.creation().attempt(world.hook)
+            world.find()
         assert str(caught.value) == (
             "job_name: weekly and its numbers up to 99 are taken. Choose a name that changes from run to "
             "run, such as one with '{{ ts_nodash }}' in it."
@@ -287,231 +317,169 @@ class TestNumbers:
     def test_have_a_last_one(self, world):
         for number in range(1, MAX_NUMBER):
             world.add(number_job_name("weekly", number), FAILED)
-        assert world.creation().attempt(world.hook) == Attempt(world.arn("weekly-99"))
-
-    def test_have_a_last_one_that_a_later_try_adopts(self, world):
-        for number in range(1, MAX_NUMBER):
-            world.add(number_job_name("weekly", number))
-        assert world.creation(NEW, OLDER).attempt(world.hook).job_arn == world.arn("weekly-99")
-        assert world.creation(NEW, OLDER).attempt(world.hook).job_arn == world.arn("weekly-99")
-
-    def test_of_new_jobs_lead_to_the_last_that_an_earlier_try_made(self, world):
-        world.add(created=CREATED - timedelta(days=1))
-        for number in (2, 3, 4):
-            world.add(number_job_name("weekly", number))
-        world.calls()
-        attempt = world.creation(NEW, EARLIER_TRYS).attempt(world.hook)
-        assert attempt == Attempt(world.arn("weekly-4"), world.described("weekly-4"))
-        assert world.calls()[:5] == [DESCRIBE] * 5
-
-    def test_of_new_jobs_do_not_lead_back_behind_one_that_failed(self, world):
-        world.add()
-        world.add("weekly-2", FAILED)
-        assert world.creation(NEW, EARLIER_TRYS).attempt(world.hook).job_arn == world.arn("weekly-3")
-
-    def test_of_new_jobs_go_on_from_attempt_to_attempt(self, world):
-        world.add()
-        world.local.faults.throttle(times=1, operation=CREATE)
-        creation = world.creation(NEW)
-        assert creation.attempt(world.hook).job_arn is None
-        assert (creation.number, creation.is_free, creation.job_arn) == (2, True, world.arn("weekly-2"))
-        world.calls()
-        assert creation.attempt(world.hook) == Attempt(world.arn("weekly-2"))
-        assert world.calls() == [DESCRIBE, CREATE]
+        assert world.find() == Found(world.plan("weekly-99"))
 
 
-# --- Faults ---------------------------------------------------------------------------------------
+class TestRecorded:
+    """The plan that a lineage recorded is resumed, whatever is asked for now."""
 
-
-@pytest.mark.parametrize("if_exists", IF_EXISTS)
-class TestFaults:
-    @pytest.mark.parametrize(("fault", "options", "words"), FAULTS)
-    def test_of_a_look_are_no_answer_and_create_nothing(self, world, if_exists, fault, options, words):
-        getattr(world.local.faults, fault)(times=1, operation=DESCRIBE, **options)
-        creation = world.creation(if_exists)
-        attempt = creation.attempt(world.hook)
-        assert attempt.job_arn is attempt.job is None
-        assert not attempt.is_full
-        assert attempt.reason.startswith(
-            f"{DESCRIBE} did not succeed for {world.arn()} "
-            f"(region us-east-1, connection 'aws_default'): {words}"
-        )
-        assert world.calls() == [DESCRIBE]
-        assert not creation.is_free
-        assert creation.attempt(world.hook) == Attempt(world.arn())
-        assert world.calls() == [DESCRIBE, CREATE]
-
-    @pytest.mark.parametrize(("fault", "options", "words"), FAULTS)
-    def test_of_a_creation_are_followed_by_a_look(self, world, if_exists, fault, options, words):
-        getattr(world.local.faults, fault)(times=1, operation=CREATE, **options)
-        creation = world.creation(if_exists)
-        attempt = creation.attempt(world.hook)
-        assert attempt.job_arn is attempt.job is None
-        assert not attempt.is_full
-        assert attempt.reason.startswith(
-            f"{CREATE} did not succeed for batch segment job 'weekly' of {world.version} "
-            f"(region us-east-1, connection 'aws_default'): {words}"
-        )
-        assert world.calls() == [DESCRIBE, CREATE]
-        assert creation.attempt(world.hook) == Attempt(world.arn())
-        assert world.calls() == [DESCRIBE, CREATE]
-        assert world.names() == ["weekly"]
-
-    def test_that_only_lose_the_answer_make_no_second_job(self, world, if_exists, lines):
-        world.local.faults.drop_answer(times=1, operation=CREATE)
-        creation = world.creation(if_exists)
-        attempt = creation.attempt(world.hook)
-        assert attempt.job_arn is None
-        assert "ConnectionClosedError" in attempt.reason
-        assert world.calls() == [DESCRIBE, CREATE]
-        assert creation.attempt(world.hook).job_arn == world.arn()
-        assert world.calls() == [DESCRIBE]
-        assert world.names() == ["weekly"]
-        assert "exists already, created at" in lines()[-1]
-
-    def test_that_only_lose_the_answer_do_not_hide_that_the_job_failed(self, world, if_exists):
-        world.local.faults.drop_answer(times=1, operation=CREATE)
-        creation = world.creation(if_exists)
-        creation.attempt(world.hook)
-        world.local.set_status(world.arn(), FAILED, "Invalid S3 input path")
-        attempt = creation.attempt(world.hook)
-        assert (attempt.job_arn, attempt.job["status"]) == (world.arn(), FAILED)
-
-    def test_that_only_lose_the_answer_make_no_second_job_in_the_next_try(self, world, if_exists):
-        world.local.faults.drop_answer(times=1, operation=CREATE)
-        start = datetime.now(UTC)
-        world.creation(if_exists).attempt(world.hook)
-        assert world.creation(if_exists, start).attempt(world.hook).job_arn == world.arn()
-        assert world.names() == ["weekly"]
-
-    def test_of_access_end_at_once(self, world, if_exists):
-        world.local.faults.deny_access(operation=DESCRIBE)
-        with pytest.raises(PersonalizeRequestError, match=f"Allow personalize:{DESCRIBE} in that"):
-            world.creation(if_exists).attempt(world.hook)
-        assert world.calls() == [DESCRIBE]
-        world.local.faults.clear()
-        world.local.faults.deny_access(operation=CREATE)
-        with pytest.raises(PersonalizeRequestError, match=f"Allow personalize:{CREATE} in that"):
-            world.creation(if_exists).attempt(world.hook)
-        assert world.calls() == [DESCRIBE, CREATE]
-        assert world.names() == []
-
-    def test_of_the_request_end_at_once(self, world, if_exists):
-        world.request["solutionVersionArn"] = world.version.replace("shop", "none")
-        with pytest.raises(
-            PersonalizeRequestError,
-            match=f"{CREATE} was refused .* ResourceNotFoundException: .*none/.* does",
-        ):
-            world.creation(if_exists).attempt(world.hook)
-        assert world.calls() == [DESCRIBE, CREATE]
-
-
-# --- A full quota ---------------------------------------------------------------------------------
-
-
-class TestFullQuota:
-    def test_is_told_apart_and_asked_about_by_one_call(self, world):
-        busy = world.fill()
-        creation = world.creation()
-        attempt = creation.attempt(world.hook)
-        assert attempt.job_arn is attempt.job is None
-        assert attempt.is_full
-        assert attempt.reason.startswith(
-            f"{CREATE} did not succeed for batch segment job 'weekly' of {world.version} "
-            "(region us-east-1, connection 'aws_default'): LimitExceededException: More than 5 "
-        )
-        assert world.calls() == [DESCRIBE, CREATE]
-        for _ in range(3):
-            assert creation.attempt(world.hook).is_full
-            assert world.calls() == [CREATE]
-        world.local.set_status(busy[2], "ACTIVE")
-        assert creation.attempt(world.hook) == Attempt(world.arn())
-        assert world.calls() == [CREATE]
-
-    def test_does_not_matter_for_a_job_that_is_there(self, world):
-        world.fill()
-        world.add()
-        world.calls()
-        assert world.creation().attempt(world.hook).job_arn == world.arn()
-        assert world.calls() == [DESCRIBE]
-
-    @pytest.mark.parametrize("fault", ["throttle", "drop_connection", "malformed"])
-    def test_is_no_reason_to_skip_the_look_after_another_fault(self, world, fault):
-        busy = world.fill()
-        creation = world.creation()
-        creation.attempt(world.hook)
-        getattr(world.local.faults, fault)(times=1, operation=CREATE)
-        attempt = creation.attempt(world.hook)
-        assert attempt.job_arn is None
-        assert not attempt.is_full
-        world.local.set_status(busy[0], "ACTIVE")
-        world.calls()
-        assert creation.attempt(world.hook) == Attempt(world.arn())
-        assert world.calls() == [DESCRIBE, CREATE]
+    def kept(self, world, name="weekly-7"):
+        return world.plan(name, numResults=99)
 
     @pytest.mark.parametrize("if_exists", IF_EXISTS)
-    def test_then_a_lost_answer_makes_no_second_job(self, world, if_exists):
-        busy = world.fill()
-        creation = world.creation(if_exists)
-        creation.attempt(world.hook)
-        world.local.set_status(busy[0], "ACTIVE")
-        world.local.faults.drop_answer(times=1, operation=CREATE)
-        assert creation.attempt(world.hook).job_arn is None
+    def test_is_taken_first(self, world, if_exists):
+        world.add()
+        world.add("weekly-7", num_results=99)
         world.calls()
-        assert creation.attempt(world.hook).job_arn == world.arn()
+        kept = self.kept(world)
+        assert world.find(if_exists, kept=kept) == Found(kept, world.described("weekly-7"))
+        assert world.calls()[:1] == [DESCRIBE]
+
+    @pytest.mark.parametrize("if_exists", IF_EXISTS)
+    def test_is_created_when_it_is_not_there(self, world, if_exists):
+        world.add()
+        kept = self.kept(world)
+        assert world.find(if_exists, kept=kept, earlier=("daily",)) == Found(kept)
         assert world.calls() == [DESCRIBE]
 
-    def test_is_met_under_the_number_that_is_free(self, world):
-        busy = world.fill()
+    @pytest.mark.parametrize(("kept", "expected"), [("weekly-7", "weekly-8"), ("daily", "weekly")])
+    def test_is_left_only_when_it_failed(self, world, kept, expected):
+        world.add(kept, FAILED)
+        world.calls()
+        assert world.find(FAIL, kept=self.kept(world, kept)) == Found(world.plan(expected))
+        assert world.calls() == [DESCRIBE] * 2
+
+    def test_is_refused_when_it_is_of_another_environment(self, world):
+        world.add("weekly-7")
+        kept = world.plan(
+            "weekly-7", jobInput={"s3DataSource": {"path": "s3://example-bucket/other/items.json"}}
+        )
+        with pytest.raises(PersonalizeJobExistsError, match="weekly-7"):
+            world.find(kept=kept)
+
+
+class TestEarlierLineages:
+    """A cleared task waits for the job that it created before, while that is unfinished and the same."""
+
+    def find(self, world, *earlier):
+        return world.find(NEW, is_own=True, name="own", earlier=earlier)
+
+    def test_of_an_unfinished_job_it_is_taken(self, world):
+        world.add(status="CREATE IN_PROGRESS")
+        assert self.find(world, "weekly") == Found(world.plan(), world.described())
+
+    @pytest.mark.parametrize("job", [{}, {"status": FAILED}, {"status": "CREATE PENDING", "num_results": 9}])
+    def test_of_any_other_a_new_one_is_created(self, world, job):
+        world.add(**job)
+        assert self.find(world, "weekly") == Found(world.plan("own"))
+
+    def test_are_looked_at_behind_what_failed(self, world):
         world.add(status=FAILED)
+        world.add("weekly-2", "CREATE PENDING")
+        assert self.find(world, "daily", "weekly").plan == world.plan("weekly-2")
+
+    def test_cost_a_bounded_number_of_calls(self, world):
+        earlier = [f"weekly{number}" for number in range(MAX_LOOKS_BACK + 10)]
+        assert self.find(world, *earlier) == Found(world.plan("own"))
+        assert world.calls() == [DESCRIBE] * (1 + MAX_LOOKS_BACK)
+
+    def test_do_not_count_once_this_lineage_has_a_job(self, world):
+        world.add(status="CREATE PENDING")
+        world.add("own", FAILED)
+        assert self.find(world, "weekly") == Found(world.plan("own-2"))
+
+    @pytest.mark.parametrize(
+        ("status", "outcome"), [("CREATE PENDING", TAKE), (FAILED, NEXT), ("ACTIVE", TAKEN)]
+    )
+    def test_prove_an_explicit_name_to_be_the_tasks_own(self, world, status, outcome):
+        world.add(status=status)
+        if outcome == TAKEN:
+            with pytest.raises(PersonalizeJobExistsError, match="if_exists is 'fail'"):
+                world.find(FAIL, earlier=("weekly",))
+            return
+        found = world.find(FAIL, earlier=("weekly",))
+        assert found.plan.job_name == ("weekly" if outcome == TAKE else "weekly-2")
+
+
+# --- Creating -------------------------------------------------------------------------------------
+
+
+class TestCreating:
+    def test_makes_exactly_this_job(self, world, lines):
+        assert world.creation("weekly-3").attempt(world.hook) == Attempt(world.arn("weekly-3"))
+        assert world.calls() == [CREATE]
+        assert world.names() == ["weekly-3"]
+        assert lines() == [f"Created {world.arn('weekly-3')}."]
+
+    @pytest.mark.parametrize(("fault", "options", "words"), FAULTS)
+    def test_is_repeated_after_a_fault(self, world, fault, options, words):
+        getattr(world.local.faults, fault)(times=1, operation=CREATE, **options)
         creation = world.creation()
-        assert creation.attempt(world.hook).is_full
+        attempt = creation.attempt(world.hook)
+        assert attempt.job_arn is attempt.job is None
+        assert not attempt.is_full
+        assert f"{CREATE} did not succeed for batch segment job 'weekly'" in attempt.reason
+        assert creation.is_unanswered == (fault != "throttle")
+        world.calls()
+        again = creation.attempt(world.hook)
+        assert (again.job_arn, again.is_own) == (world.arn(), True)
+        # Throttled, AWS has done nothing; without an answer, it may have.
+        looks = [] if fault == "throttle" else [DESCRIBE]
+        assert world.calls() == looks + [CREATE] * (again.job is None)
+        assert world.names() == ["weekly"]
+
+    def test_without_an_answer_is_followed_by_a_look(self, world):
+        world.local.faults.drop_answer(times=1, operation=CREATE)
+        creation = world.creation()
+        assert creation.attempt(world.hook).job_arn is None
+        assert creation.attempt(world.hook) == Attempt(world.arn(), world.described(), is_own=True)
+        assert world.names() == ["weekly"]
+
+    @pytest.mark.parametrize(("fault", "options", "words"), FAULTS)
+    def test_decides_nothing_when_that_look_has_no_answer(self, world, fault, options, words):
+        world.local.faults.drop_answer(times=1, operation=CREATE)
+        creation = world.creation()
+        creation.attempt(world.hook)
+        getattr(world.local.faults, fault)(times=1, operation=DESCRIBE, **options)
+        attempt = creation.attempt(world.hook)
+        assert (attempt.job_arn, attempt.is_full) == (None, False)
+        assert creation.attempt(world.hook).job_arn == world.arn()
+        assert world.names() == ["weekly"]
+
+    def test_is_refused_while_as_many_jobs_run_as_may(self, world):
+        busy = world.fill()
+        creation = world.creation()
+        attempt = creation.attempt(world.hook)
+        assert (attempt.job_arn, attempt.is_full, creation.is_unanswered) == (None, True, False)
+        assert "LimitExceededException" in attempt.reason
         world.local.set_status(busy[0], "ACTIVE")
         world.calls()
-        assert creation.attempt(world.hook) == Attempt(world.arn("weekly-2"))
+        assert creation.attempt(world.hook) == Attempt(world.arn())
         assert world.calls() == [CREATE]
 
-    def test_then_a_job_of_somebody_else_is_judged(self, world):
-        world.fill()
+    def test_raises_a_refusal_for_good(self, world):
+        world.local.faults.deny_access(operation=CREATE)
+        with pytest.raises(PersonalizeRequestError, match="AccessDeniedException"):
+            world.creation().attempt(world.hook)
+
+    @pytest.mark.parametrize("status", ["CREATE PENDING", "ACTIVE", FAILED])
+    def test_hands_a_job_out_that_somebody_else_made_and_never_another_name(self, world, status):
+        world.add(status=status)
+        attempt = world.creation().attempt(world.hook)
+        assert attempt == Attempt(world.arn(), world.described(), is_own=False)
+        assert world.names() == ["weekly"]
+
+    def test_knows_its_own_job_when_aws_says_that_it_exists(self, world):
+        world.local.faults.drop_answer(times=1, operation=CREATE)
         creation = world.creation()
         creation.attempt(world.hook)
-        world.add(num_results=99)
-        world.calls()
-        with pytest.raises(PersonalizeJobExistsError, match="numResults is 99 instead of 25"):
-            creation.attempt(world.hook)
-        assert world.calls() == [CREATE, DESCRIBE]
+        jobs = world.local.backend("us-east-1").jobs
+        hidden = {world.arn(): jobs.pop(world.arn())}
+        world.on("before-call", lambda: jobs.update(hidden))
+        attempt = creation.attempt(world.hook)
+        assert (attempt.job_arn, attempt.is_own) == (world.arn(), True)
 
-
-# --- Others, and before ---------------------------------------------------------------------------
-
-
-class TestSomebodyFaster:
-    @pytest.mark.parametrize("if_exists", IF_EXISTS)
-    def test_with_the_same_job_is_taken_for_the_task_itself(self, world, if_exists):
-        world.on("before-call", world.add)
-        assert world.creation(if_exists).attempt(world.hook).job_arn == world.arn()
-        assert world.calls() == [DESCRIBE, CREATE, DESCRIBE]
-
-    @pytest.mark.parametrize("if_exists", [ADOPT, FAIL])
-    def test_with_another_job_is_in_the_way(self, world, if_exists):
-        world.on("before-call", lambda: world.add(num_results=99))
-        with pytest.raises(PersonalizeJobExistsError, match="numResults is 99 instead of 25"):
-            world.creation(if_exists).attempt(world.hook)
-
-    def test_with_another_job_leads_to_the_next_number(self, world):
-        world.on("before-call", lambda: world.add(num_results=99))
-        assert world.creation(NEW).attempt(world.hook) == Attempt(world.arn("weekly-2"))
-        assert world.calls() == [DESCRIBE, CREATE, DESCRIBE, DESCRIBE, CREATE]
-
-    def test_under_a_name_that_was_free_says_nothing_about_the_next_number(self, world):
-        world.local.faults.throttle(times=1, operation=CREATE)
-        creation = world.creation(NEW)
-        creation.attempt(world.hook)
-        world.add(num_results=99)
-        world.add("weekly-2")
-        assert creation.attempt(world.hook) == Attempt(world.arn("weekly-3"))
-
-    def test_whose_job_does_not_show_yet_is_waited_for(self, world):
+    def test_waits_for_a_job_that_does_not_show_yet(self, world):
         jobs = world.local.backend("us-east-1").jobs
         hidden = {}
         world.on("before-call", world.add)
@@ -520,194 +488,24 @@ class TestSomebodyFaster:
         assert creation.attempt(world.hook) == Attempt(
             reason=f"AWS says that {world.arn()} exists, and does not show it yet"
         )
-        assert world.calls() == [DESCRIBE, CREATE, DESCRIBE]
         jobs.update(hidden)
         assert creation.attempt(world.hook).job_arn == world.arn()
-        assert world.calls() == [DESCRIBE]
 
 
-class TestOnlyLooking:
-    def test_creates_nothing(self, world):
-        assert world.creation().find(world.hook) is None
-        assert world.calls() == [DESCRIBE]
-        assert world.names() == []
+class TestAfterCreating:
+    """A job that AWS says exists is judged by the same rules."""
 
-    def test_finds_what_is_there(self, world):
+    @pytest.mark.parametrize(("if_exists", "is_own", "outcome"), [
+        (ADOPT, False, TAKE), (FAIL, False, TAKEN), (FAIL, True, TAKE), (ADOPT, True, TAKE),
+    ])  # fmt: skip
+    def test_is_own_only_when_a_create_had_no_answer(self, world, if_exists, is_own, outcome):
         world.add()
-        assert world.creation().find(world.hook) == Attempt(world.arn(), world.described())
-
-    def test_looks_behind_what_failed(self, world):
-        world.add(status=FAILED)
-        creation = world.creation()
-        assert creation.find(world.hook) is None
-        assert creation.job_arn == world.arn("weekly-2")
-
-    def test_does_not_take_silence_for_an_answer(self, world):
-        world.local.faults.throttle(times=1)
-        with pytest.raises(PersonalizeUnavailableError, match="ThrottlingException"):
-            world.creation().find(world.hook)
-
-
-class TestKept:
-    """What an earlier try kept is its own, whatever it is called and whatever is asked for now."""
-
-    def creation(self, world, if_exists=ADOPT, num_results=25, since=EARLIER_TRYS):
-        kept = {**world.request, "numResults": num_results}
-        return world.creation(if_exists, since, made_arn=world.arn("weekly-7"), made_request=kept)
-
-    @pytest.mark.parametrize("if_exists", IF_EXISTS)
-    def test_is_taken_first(self, world, if_exists):
-        world.add()
-        world.add("weekly-7", num_results=99)
-        creation = self.creation(world, if_exists, num_results=99)
-        assert creation.attempt(world.hook).job_arn == world.arn("weekly-7")
-        assert world.calls() == [DESCRIBE]
-
-    @pytest.mark.parametrize("if_exists", IF_EXISTS)
-    def test_is_not_another_job_that_got_the_name_first(self, world, if_exists):
-        world.add("weekly-7", num_results=99)
-        creation = self.creation(world, if_exists)
-        assert creation.attempt(world.hook).job_arn == world.arn()
-        assert world.calls() == [DESCRIBE, DESCRIBE, CREATE]
-
-    @pytest.mark.parametrize(
-        ("if_exists", "name"), [("adopt", "weekly-7"), ("fail", "weekly"), ("new", "weekly")]
-    )
-    def test_is_one_from_before_the_first_try_only_when_it_was_adopted(self, world, if_exists, name):
-        world.add("weekly-7")
-        creation = self.creation(world, if_exists, since=OLDER)
-        assert creation.attempt(world.hook).job_arn == world.arn(name)
-
-    def test_is_remembered_when_it_failed(self, world):
-        world.add("weekly-7", FAILED)
-        creation = self.creation(world)
-        assert creation.find(world.hook) is None
-        assert creation.failed == (world.arn("weekly-7"), world.described("weekly-7"))
-
-    @pytest.mark.parametrize("status", [FAILED, None])
-    def test_is_passed_by_when_it_failed_or_was_never_created(self, world, status):
-        if status:
-            world.add("weekly-7", status)
-        creation = self.creation(world)
-        assert creation.attempt(world.hook).job_arn == world.arn()
-
-    def test_is_asked_for_again_when_aws_does_not_answer(self, world):
-        world.add("weekly-7")
-        creation = world.creation(made_arn=world.arn("weekly-7"))
-        world.local.faults.throttle(times=1)
-        assert creation.attempt(world.hook).job_arn is None
-        assert creation.attempt(world.hook).job_arn == world.arn("weekly-7")
-        assert world.calls() == [DESCRIBE, DESCRIBE]
-
-    def test_is_told_before_each_create(self, world):
-        told = []
-        creation = world.creation(before_create=lambda arn: told.append((arn, world.names())))
-        creation.attempt(world.hook)
-        assert told == [(world.arn(), [])]
-
-
-class TestDerivedNames:
-    """Nobody else has them."""
-
-    def test_a_different_job_of_an_earlier_try_is_taken_and_told_about(self, world, caplog):
-        world.add(num_results=99)
-        creation = world.creation(since=EARLIER_TRYS, is_derived=True)
-        with caplog.at_level(logging.WARNING):
-            assert creation.attempt(world.hook).job_arn == world.arn()
-        assert (
-            "differs from what this task asks for now, but only an earlier try can have made it"
-            in caplog.text
-        )
-        assert "numResults is 99 instead of 25" in caplog.text
-
-    @pytest.mark.parametrize("since", [None, OLDER])
-    def test_one_from_before_the_task_was_cleared_is_not(self, world, since):
-        world.add(num_results=99)
-        with pytest.raises(PersonalizeJobExistsError, match="numResults is 99 instead of 25"):
-            world.creation(since=since, is_derived=True).attempt(world.hook)
-
-
-class TestResumed:
-    """Between worker and triggerer, number and is_free travel, and nothing else."""
-
-    @pytest.mark.parametrize("if_exists", IF_EXISTS)
-    @pytest.mark.parametrize("status", ["CREATE PENDING", FAILED])
-    def test_takes_a_job_under_a_name_that_was_free_for_its_own(self, world, if_exists, status):
-        world.add("weekly-3", status)
-        attempt = world.creation(if_exists, number=3, is_free=True).attempt(world.hook)
-        assert attempt == Attempt(world.arn("weekly-3"), world.described("weekly-3"))
-
-    def test_but_not_another_job(self, world):
-        world.add("weekly-3", num_results=99)
-        with pytest.raises(PersonalizeJobExistsError, match="weekly-3 .*numResults is 99 instead of 25"):
-            world.creation(number=3, is_free=True).attempt(world.hook)
-
-    @pytest.mark.parametrize("if_exists", IF_EXISTS)
-    def test_a_failed_job_of_the_first_try_is_its_own(self, world, if_exists):
-        """The triggerer that created it died, and the worker had never seen whether the name is free."""
-        world.add(status=FAILED)
-        creation = world.creation(if_exists, since=EARLIER_TRYS, is_first_try=True)
-        assert creation.attempt(world.hook) == Attempt(world.arn(), world.described())
-        assert world.names() == ["weekly"]
-
-    @pytest.mark.parametrize(
-        ("since", "is_first_try", "num_results"),
-        [(EARLIER_TRYS, False, 25), (OLDER, True, 25), (EARLIER_TRYS, True, 99)],
-        ids=["of an earlier try", "from before", "another"],
-    )
-    def test_from_other_failed_jobs_it_moves_on(self, world, since, is_first_try, num_results):
-        world.add(status=FAILED, num_results=num_results)
-        creation = world.creation(since=since, is_first_try=is_first_try)
-        assert creation.attempt(world.hook) == Attempt(world.arn("weekly-2"))
-
-    def test_goes_on_with_its_number(self, world):
-        world.calls()
-        assert world.creation(number=3).attempt(world.hook) == Attempt(world.arn("weekly-3"))
-        assert world.calls() == [DESCRIBE, CREATE]
-
-
-names = (f"name-{number}" for number in itertools.count())
-
-
-class TestOnce:
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(
-        st.sampled_from(IF_EXISTS),
-        st.integers(min_value=0, max_value=2),
-        st.lists(
-            st.one_of(
-                st.just("killed"),
-                st.tuples(
-                    st.sampled_from(
-                        ["throttle", "server_error", "drop_connection", "drop_answer", "malformed"]
-                    ),
-                    st.sampled_from([DESCRIBE, CREATE]),
-                ),
-            ),
-            max_size=6,
-        ),
-    )
-    def test_whatever_happens_in_whatever_order(self, world, if_exists, older, events):
-        name, start = next(names), datetime.now(UTC)
-        taken = [number_job_name(name, 1 + number) for number in range(older if if_exists == NEW else 0)]
-        for each in taken:
-            world.add(each)
-        hook, creation = world.hook, world.creation(if_exists, name=name)
-        world.local.faults.clear()
-        for event in events:
-            if event == "killed":
-                creation = world.creation(if_exists, start, name)
-            else:
-                fault, operation = event
-                getattr(world.local.faults, fault)(times=1, operation=operation)
-            creation.attempt(hook)
-        world.local.faults.clear()
-        expected = Attempt(world.arn(number_job_name(name, 1 + len(taken))))
-        assert creation.attempt(hook).job_arn == expected.job_arn
-        assert world.creation(if_exists, start, name).attempt(hook).job_arn == expected.job_arn
-        made = [each for each in world.names() if each == name or each.startswith(f"{name}-")]
-        assert made == [*taken, number_job_name(name, 1 + len(taken))]
-        world.local.set_status(expected.job_arn, "ACTIVE")
+        arguments = world.wanted(if_exists), world.plan(), world.described(), log
+        if outcome == TAKE:
+            assert may_take(*arguments, is_own=is_own)
+        else:
+            with pytest.raises(PersonalizeJobExistsError, match="exists already, and if_exists is 'fail'"):
+                may_take(*arguments, is_own=is_own)
 
 
 class TestDelay:
@@ -717,13 +515,13 @@ class TestDelay:
     @given(counts, intervals)
     def test_of_a_full_quota_is_the_interval_and_then_somewhat_more(self, count, interval):
         longest = min(interval * 2.0 ** min(count - 1, 60), interval * FULL_INTERVALS)
-        assert longest / 2 <= find_delay(Attempt(is_full=True), count, interval) <= longest
+        assert longest / 2 <= find_delay(count, interval, is_full=True) <= longest
 
     @given(counts, intervals)
     def test_of_a_fault_begins_with_a_second_and_ends_with_the_interval(self, count, interval):
         longest = min(2.0 ** min(count - 1, 60), interval)
-        assert longest / 2 <= find_delay(Attempt(), count, interval) <= longest
+        assert longest / 2 <= find_delay(count, interval, is_full=False) <= longest
 
     @pytest.mark.parametrize("is_full", [True, False])
     def test_is_spread(self, is_full):
-        assert len({find_delay(Attempt(is_full=is_full), 3, 60.0) for _ in range(10)}) > 1
+        assert len({find_delay(3, 60.0, is_full=is_full) for _ in range(10)}) > 1

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from scripted_endpoint import ScriptedEndpoint, describe, error, job_arn
+from scripted_endpoint import describe, error, job_arn
 
 from airflow_provider_personalize_segments import connections
 from airflow_provider_personalize_segments.connections import ConnectionSettings, shared_connection
@@ -21,21 +21,6 @@ from airflow_provider_personalize_segments.waiting import trigger
 from airflow_provider_personalize_segments.waiting.poller import JobPoller, shared_poller
 
 ARN = job_arn("weekly")
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    endpoints = []
-
-    def make(answer):
-        endpoint = ScriptedEndpoint(answer if callable(answer) else lambda *_: answer)
-        endpoints.append(endpoint.__enter__())
-        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", endpoint.connection)
-        return endpoint
-
-    yield make
-    for endpoint in endpoints:
-        endpoint.__exit__()
 
 
 async def first_event(trigger):

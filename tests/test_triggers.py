@@ -352,9 +352,7 @@ class TestResuming:
 
     def test_every_outcome_is_known(self):
         outcomes = {value for name, value in vars(Outcome).items() if name.isupper()}
-        for outcome in outcomes - {"active", "failed", "created"}:
-            assert read_event({**GOOD, "outcome": outcome}, ARN)["outcome"] == outcome
+        for outcome in outcomes - {"active", "failed", "created", "exists"}:
+            assert read_event({**GOOD, "outcome": outcome}, ARN).outcome == outcome
         for outcome in outcomes - {"active", "failed"}:
-            assert (
-                read_creation_event({**GOOD, "outcome": outcome}, BatchJobKind.SEGMENT)["outcome"] == outcome
-            )
+            assert read_creation_event({**GOOD, "outcome": outcome}, BatchJobKind.SEGMENT).outcome == outcome

@@ -7,11 +7,18 @@ from typing import Any
 
 from airflow_provider_personalize_segments.creating.requests import DEFAULT_MODE
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.plain_json import make_json_safe
 
 # https://docs.aws.amazon.com/personalize/latest/dg/API_CreateBatchSegmentJob.html
 DEFAULT_NUM_RESULTS = 25
 
 _COMPARED = ("solutionVersionArn", "jobInput", "jobOutput", "roleArn", "filterArn", "numResults")
+_ENVIRONMENT = (
+    "solutionVersionArn",
+    "jobInput.s3DataSource.path",
+    "jobOutput.s3DataDestination.path",
+    "filterArn",
+)
 _EXPLORATION = "batchInferenceJobConfig.itemExplorationConfig"
 _DEFAULTS: dict[str, Any] = {
     # Whether Describe shows what nobody set is not documented, so what is the default counts as set.
@@ -32,14 +39,40 @@ def find_differences(kind: BatchJobKind, request: Mapping[str, Any], job: Mappin
 
     :param kind: the kind of job
     :param request: what :func:`build_request` returned
-    :param job: the job as Describe gives it
+    :param job: the job as Describe gives it, as plain JSON
     """
-    asked, there = dict(_flatten(kind, request)), dict(_flatten(kind, job))
+    # The job went through the same.
+    asked, there = dict(_flatten(kind, make_json_safe(request))), dict(_flatten(kind, job))
     return [
-        f"{field} is {_show(there.get(field))} instead of {_show(asked.get(field))}"
+        _tell(field, asked, there)
         for field in sorted(asked.keys() | there.keys())
         if not _equal(field, asked.get(field), there.get(field))
     ]
+
+
+def find_other_environment(
+    kind: BatchJobKind, request: Mapping[str, Any], job: Mapping[str, Any]
+) -> list[str]:
+    """
+    Return in which fields a job is of another environment than a request, though it has the task's own name.
+
+    Two Airflows in one AWS account may have the same DAG. Describe may show the other fields a little
+    differently than they were asked for, so they tell nothing about a job of one's own.
+
+    :param kind: the kind of job
+    :param request: what :func:`build_request` returned
+    :param job: the job as Describe gives it, as plain JSON
+    """
+    asked, there = dict(_flatten(kind, make_json_safe(request))), dict(_flatten(kind, job))
+    return [
+        _tell(field, asked, there)
+        for field in _ENVIRONMENT
+        if str(asked.get(field)).rstrip("/") != str(there.get(field)).rstrip("/")
+    ]
+
+
+def _tell(field: str, asked: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    return f"{field} is {_show(there.get(field))} instead of {_show(asked.get(field))}"
 
 
 def _flatten(kind: BatchJobKind, members: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,142 +1,164 @@
-"""What a try of a task knows about those before it: when they began, and which job they may have created."""
+"""A task's lineage: its names, and the one record that it keeps where Airflow has a place for it."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_provider_personalize_segments.airflow_compat import find_start_of_try, find_task_state_store
-from airflow_provider_personalize_segments.jobs import BatchJobKind, parse_job_arn
+from airflow_provider_personalize_segments.airflow_compat import find_task_state_store, keep_for_ever
+from airflow_provider_personalize_segments.creating.names import (
+    TaskLineage,
+    derive_job_name,
+    extend_job_name,
+)
+from airflow_provider_personalize_segments.creating.once import (
+    FAIL,
+    MAX_LOOKS_BACK,
+    NEW,
+    Plan,
+    Wanted,
+)
+from airflow_provider_personalize_segments.jobs import (
+    BatchJobKind,
+    is_job_arn,
+    parse_solution_version_arn,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from airflow_provider_personalize_segments.airflow_compat import Context
     from airflow_provider_personalize_segments.waiting.verdicts import Log
 
 STATE_KEY = "personalize_batch_job"
 
 
-class TaskTries:
+class Record(NamedTuple):
     """
-    The tries of a task instance since it was last cleared.
+    The plan that a task recorded last.
 
-    From Airflow 3.3 on, the ARN of a job and what it is made of are kept in the task state store before the
-    job is created. Before, nothing outlives a try, and the job's name and the time it was created tell whose
-    it is.
+    :param plan: the plan
+    :param max_tries: tells the lineage that recorded it
+    """
+
+    plan: Plan
+    max_tries: int
+
+
+class TaskRecord:
+    """
+    Records the plan of a task before its job is created, from Airflow 3.3 on.
+
+    A retry resumes the recorded plan, whatever templates render to by then. Before 3.3, and when a record
+    cannot be read, the names alone tell.
 
     :param context: the task's context
-    :param retries: how many retries the task has
     :param log: the task's log
     """
 
-    def __init__(self, context: Context, retries: int, log: Log) -> None:
-        self._context = context
-        self._ti = context["ti"]
+    def __init__(self, context: Context, log: Log) -> None:
+        ti = context["ti"]
+        self.lineage = TaskLineage(
+            ti.dag_id,
+            ti.task_id,
+            ti.run_id,
+            -1 if ti.map_index is None else ti.map_index,
+            getattr(ti, "max_tries", None) or 0,
+        )
         self._log = log
         self._store = find_task_state_store(context)
-        self.kept: dict[str, Any] = {}
-        """What these tries kept: ``job_arn``, ``request``, and ``since`` when they began."""
-        # Airflow counts tries on when a task is cleared, and allows as many again.
-        self._max_tries = getattr(self._ti, "max_tries", None)
-        self.first = (
-            1 if self._max_tries is None else max(1, min(self._max_tries - retries + 1, self._ti.try_number))
-        )
-        """The number of the first of these tries."""
+        self._kept: dict[str, Any] | None = None
 
-    @property
-    def start(self) -> datetime:
-        """When this try began."""
-        return _start_of(self._ti)
-
-    @property
-    def is_first(self) -> bool:
-        """Whether there was none before."""
-        return bool(self._ti.try_number == self.first)
-
-    def has_seen(self, job: Mapping[str, Any]) -> bool:
+    def keep(self, plan: Plan, *, is_needed: bool = False) -> None:
         """
-        Tell whether a job was created since this try began.
+        Record a plan.
 
-        :param job: the job as Describe gives it, as plain JSON
-        """
-        created = job.get("creationDateTime")
-        return created is not None and datetime.fromisoformat(created) >= self.start
-
-    def keep(self, job_arn: str, request: Mapping[str, Any], *, is_needed: bool = False) -> None:
-        """
-        Keep a job for later tries; only where Airflow has a place for it.
-
-        :param job_arn: the ARN that the job will have, or has
-        :param request: the members of the Create request but its name
-        :param is_needed: whether to raise Airflow's error when it cannot be kept
+        :param plan: the plan
+        :param is_needed: whether to raise Airflow's error when it cannot be recorded
         """
         kept = {
-            "job_arn": job_arn,
-            "request": {name: value for name, value in request.items() if name != "tags"},
-            "since": self.kept.get("since") or self.start.isoformat(),
-            "max_tries": self._max_tries,
+            "kind": plan.kind.name,
+            "job_name": plan.job_name,
+            "request": plan.request,
+            "max_tries": self.lineage.max_tries,
         }
-        if self._store is None or kept == self.kept:
+        if self._store is None or kept == self._kept:
             return
         try:
-            self._store.set(STATE_KEY, kept)
+            keep_for_ever(self._store, STATE_KEY, kept)
         except Exception as error:
             if is_needed:
                 raise
             # The name leads to the job all the same, as it does on every Airflow before 3.3.
-            self._log.warning("The job's ARN could not be kept in Airflow's task state store: %s", error)
+            self._log.warning("The job's name could not be kept in Airflow's task state store: %s", error)
         else:
-            self.kept = kept
+            self._kept = kept
 
-    def recall(self, kind: BatchJobKind, region: str) -> dict[str, Any]:
-        """
-        Return what these tries kept, see :attr:`kept`; empty when there is nothing of use.
-
-        An error of Airflow's own is raised: whoever does not know about the last try should not create.
-
-        :param kind: the kind of job that the task creates
-        :param region: the region that it creates it in
-        """
-        kept = None if self._store is None else self._store.get(STATE_KEY)
-        # Clearing a task raises the number of tries that it may have.
-        if not isinstance(kept, dict) or kept.get("max_tries") != self._max_tries:
-            return {}
+    def recall(self) -> Record | None:
+        """Return what was recorded last; ``None`` when there is nothing, or nothing that makes sense."""
+        if self._store is None:
+            return None
         try:
-            arn = parse_job_arn(kept.get("job_arn"), kind)
-            datetime.fromisoformat(str(kept.get("since")))
-        except ValueError:
-            return {}
-        if arn.region != region or not isinstance(kept.get("request"), dict):
-            return {}
-        self.kept = kept
-        return kept
-
-    @property
-    def is_start_known(self) -> bool:
-        """Whether :meth:`find_start` is exact, which it may not be from Airflow 3.0 to 3.2."""
-        return self._store is not None or self.is_first or self._first_start is not None
-
-    def find_start(self) -> datetime | None:
-        """
-        Return since when a job may be these tries'; ``None`` when none of them can have created one.
-
-        From Airflow 3.0 to 3.2 only the run is known, which may have begun before the task was cleared.
-        """
-        if self.kept:
-            return datetime.fromisoformat(self.kept["since"])
-        if self.is_first:
-            return self.start
-        if self._store is not None:
-            return None  # what is to be created is kept before
-        return self._first_start or _start_of(self._context.get("dag_run") or self._ti)
-
-    @cached_property
-    def _first_start(self) -> datetime | None:
-        return find_start_of_try(self._context, self.first)
+            kept = self._store.get(STATE_KEY)
+        except Exception as error:
+            # That does not mean that nothing was created; the names tell.
+            self._log.warning("Airflow's task state store could not be read: %s", error)
+            return None
+        record = _read(kept)
+        self._kept = kept if record else None
+        return record
 
 
-def _start_of(instance: Any) -> datetime:
-    start: datetime | None = getattr(instance, "start_date", None)
-    return start or datetime.now(UTC)
+def _read(kept: object) -> Record | None:
+    if not isinstance(kept, dict) or not isinstance(kept.get("request"), dict):
+        return None
+    kind, job_name = str(kept.get("kind")), str(kept.get("job_name") or "")
+    try:
+        plan = Plan(BatchJobKind.named(kind), job_name, kept["request"])
+        parse_solution_version_arn(plan.request.get("solutionVersionArn"))
+    except ValueError:
+        return None
+    max_tries = kept.get("max_tries")
+    return (
+        Record(plan, max_tries)
+        if is_job_arn(plan.job_arn, plan.kind) and isinstance(max_tries, int)
+        else None
+    )
+
+
+def make_wanted(
+    lineage: TaskLineage, plan: Plan, if_exists: str, retries: int, record: Record | None
+) -> Wanted:
+    """
+    Return the job that a task wants, with the names that its lineage may use.
+
+    :param lineage: the task's lineage
+    :param plan: the job as rendered now; its name is the user's, or empty
+    :param if_exists: ``adopt``, ``fail`` or ``new``
+    :param retries: how many retries the task has
+    :param record: what the task recorded last
+    """
+    is_own = not plan.job_name or if_exists == NEW
+    own = _own_names(lineage, plan.job_name)
+    wanted = Wanted(plan._replace(job_name=own[0]) if is_own else plan, if_exists, is_own)
+    if record and _is_elsewhere(record.plan, plan):
+        record = None
+    if record and record.max_tries == lineage.max_tries:
+        return wanted._replace(kept=record.plan)
+    if record:
+        return wanted._replace(earlier=(record.plan.job_name,) if is_own or if_exists == FAIL else ())
+    # A task that was never cleared has as many tries as retries, and no lineage before.
+    return wanted._replace(earlier=own[1:] if is_own and lineage.max_tries != retries else ())
+
+
+def _own_names(lineage: TaskLineage, job_name: str) -> tuple[str, ...]:
+    """Return the first name of a lineage, and those of the lineages before, newest first."""
+    lineages = [
+        lineage._replace(max_tries=max_tries)
+        for max_tries in range(lineage.max_tries, max(-1, lineage.max_tries - MAX_LOOKS_BACK - 1), -1)
+    ]
+    return tuple(extend_job_name(job_name, each) if job_name else derive_job_name(each) for each in lineages)
+
+
+def _is_elsewhere(recorded: Plan, plan: Plan) -> bool:
+    """Tell whether a recorded plan is of another kind, or of another region than the task's is now."""
+    versions = (recorded.request["solutionVersionArn"], plan.request["solutionVersionArn"])
+    regions = {parse_solution_version_arn(each) for each in versions}
+    return recorded.kind is not plan.kind or len(regions) > 1

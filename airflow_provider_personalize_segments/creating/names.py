@@ -1,4 +1,8 @@
-"""Names for jobs that a task creates: the same at every try, and no other task instance's."""
+"""Names for jobs that a task creates: one lineage's alone, and the same at every try of it.
+
+A *lineage* is the tries of a task instance between two clears. Airflow tells lineages apart by ``max_tries``,
+which stays the same from try to try, and is written anew when the task is cleared.
+"""
 
 from __future__ import annotations
 
@@ -6,39 +10,66 @@ import base64
 import hashlib
 import json
 import re
+from typing import NamedTuple
 
 from airflow_provider_personalize_segments.jobs import MAX_JOB_NAME_LENGTH
 
 MAX_NUMBER = 99
-"""The highest number that a name is given; whoever needs more should put a date into ``job_name``."""
+"""The highest number that a name is given; so often no task is tried."""
 _DIGEST_LENGTH = 12
 """Characters that keep shortened names apart; 60 bits."""
 _LONGEST_RUN = 20
 
 
-def derive_job_name(dag_id: str, task_id: str, run_id: str, map_index: int) -> str:
+class TaskLineage(NamedTuple):
     """
-    Return the job name of a task instance: readable, at most 60 characters, and no other instance's.
-
-    ``shop-create_segments-20261123T020000-k3vq7n2mzb4a``: DAG, task, the time in the run's ID or as much
-    of the ID as there is room for, the map index where there is one, and a digest of all four. Nothing in
-    it changes between tries. The three characters left are for :func:`number_job_name`.
+    The tries of a task instance between two clears.
 
     :param dag_id: the DAG's ID
     :param task_id: the task's ID
     :param run_id: the DAG run's ID
     :param map_index: the task instance's map index; -1 when it is not mapped
+    :param max_tries: Airflow's ``max_tries`` of the task instance
     """
-    digest = _digest(dag_id, task_id, run_id, map_index)
+
+    dag_id: str
+    task_id: str
+    run_id: str
+    map_index: int
+    max_tries: int
+
+
+def derive_job_name(lineage: TaskLineage) -> str:
+    """
+    Return the job name of a lineage: readable, at most 60 characters, and no other lineage's.
+
+    ``shop-create_segments-20261123T020000-k3vq7n2mzb4a``: DAG, task, the time in the run's ID or as much
+    of the ID as there is room for, the map index where there is one, and a digest of these and of
+    ``max_tries``. The three characters left are for :func:`number_job_name`.
+
+    :param lineage: the lineage
+    """
+    run_id, map_index = lineage.run_id, lineage.map_index
     moment = re.search(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)", run_id, re.ASCII)
     run = "{}{}{}T{}{}{}".format(*moment.groups()) if moment else _clean(run_id)[:_LONGEST_RUN]
-    tail = "-".join(filter(None, (run, str(map_index) if map_index >= 0 else "", digest)))
+    tail = "-".join(filter(None, (run, str(map_index) if map_index >= 0 else "", _digest(*lineage))))
     room = _longest(MAX_NUMBER) - len(tail) - 2
-    dag, task = _clean(dag_id), _clean(task_id)
+    dag, task = _clean(lineage.dag_id), _clean(lineage.task_id)
     # The shorter of the two keeps its name, the longer one gets the rest.
     dag = dag[: max(room // 2, room - len(task))]
     task = task[: room - len(dag)]
     return re.sub(r"^[-_]+", "", "-".join(filter(None, (dag, task, tail))))
+
+
+def extend_job_name(name: str, lineage: TaskLineage) -> str:
+    """
+    Return the name of a lineage's own that begins with a name which a user chose; at most 60 characters.
+
+    :param name: the user's name
+    :param lineage: the lineage
+    """
+    digest = _digest(name, *lineage)
+    return f"{name[: _longest(MAX_NUMBER) - len(digest) - 1]}-{digest}"
 
 
 def number_job_name(name: str, number: int) -> str:

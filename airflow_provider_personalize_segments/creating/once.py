@@ -1,18 +1,23 @@
-"""Creating a job once, whatever happens in between: the name tells whether it exists.
+"""Creating a job once: the name is the only owner.
 
-Personalize's Create has no idempotency token, but a name is taken for ever, and the ARN follows from it. So
-before each Create the name is looked up, and what is found is judged here: for the worker, for the triggerer,
-and for the try after one that was killed.
+Personalize's Create has no idempotency token, but AWS gives a name to one job, for ever. So a task needs no
+memory and no clock. :func:`find` walks a task's names, and returns the job to take, or the one name that may
+be created now. :class:`Creation` creates a job of exactly that name, on the worker or in the triggerer.
+
+A name's number grows only after the job before was seen in CREATE FAILED, and AWS creates a name once. So a
+task never has two jobs, whichever process dies.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_provider_personalize_segments.creating.differences import find_differences
+from airflow_provider_personalize_segments.creating.differences import (
+    find_differences,
+    find_other_environment,
+)
 from airflow_provider_personalize_segments.creating.names import MAX_NUMBER, number_job_name
 from airflow_provider_personalize_segments.errors import (
     InvalidParameterError,
@@ -33,247 +38,261 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.waiting.verdicts import Log
 
 ADOPT, FAIL, NEW = IF_EXISTS = ("adopt", "fail", "new")
-CLOCK_DIFFERENCE = timedelta(minutes=5)
-"""How far Airflow's clock and AWS's may be apart; AWS answers nobody whose clock is further off."""
-
 FULL_INTERVALS = 4
 """The most intervals between two attempts while no more jobs may run."""
+MAX_LOOKS_BACK = 20
+"""The most calls that looking for jobs of earlier lineages makes."""
+
+
+class Plan(NamedTuple):
+    """
+    One job: the name that it gets, and what it is made of.
+
+    :param kind: the kind of job
+    :param job_name: its final name
+    :param request: the members of the Create request but the name
+    """
+
+    kind: BatchJobKind
+    job_name: str
+    request: dict[str, Any]
+
+    @property
+    def job_arn(self) -> str:
+        """The ARN that the job has, or will have."""
+        return find_job_arn(self.kind, self.request["solutionVersionArn"], self.job_name)
+
+
+class Wanted(NamedTuple):
+    """
+    The job that a try of a task wants.
+
+    :param plan: the job under the first of the task's names
+    :param if_exists: ``adopt``, ``fail`` or ``new``
+    :param is_own: whether these names belong to the task's lineage alone
+    :param kept: the plan that this lineage recorded last, where Airflow keeps records
+    :param earlier: names of jobs that earlier lineages of the task may have created, newest first
+    """
+
+    plan: Plan
+    if_exists: str = ADOPT
+    is_own: bool = True
+    kept: Plan | None = None
+    earlier: tuple[str, ...] = ()
+
+    def plans(self) -> Iterator[Plan]:
+        """Yield the plans in the order in which they are tried; the recorded one comes first."""
+        numbered = [
+            self.plan._replace(job_name=number_job_name(self.plan.job_name, number))
+            for number in range(1, MAX_NUMBER + 1)
+        ]
+        if self.kept:
+            yield self.kept
+            names = [each.job_name for each in numbered]
+            if self.kept.job_name in names:
+                numbered = numbered[names.index(self.kept.job_name) + 1 :]
+        yield from numbered
+
+
+class Found(NamedTuple):
+    """
+    The end of a search.
+
+    :param plan: the job to take, or to create
+    :param job: the job as Describe gives it, as plain JSON; ``None`` when it may be created
+    """
+
+    plan: Plan
+    job: dict[str, Any] | None = None
 
 
 class Attempt(NamedTuple):
     """
-    What came of one attempt to have a job.
+    The result of one attempt to create a job.
 
     :param job_arn: the job's ARN; ``None`` when there is no job yet
-    :param job: the job as Describe gives it, as plain JSON, when it was there already
-    :param reason: why there is none yet
-    :param is_full: whether that is because no more jobs may run or be asked for at a time
+    :param job: the job as Describe gives it, as plain JSON, when it exists without an answer to Create
+    :param is_own: whether the attempts created it; when not, AWS says that its name was taken before
+    :param reason: why there is no job yet
+    :param is_full: whether that is because AWS lets no more jobs run, or be asked for, at a time
     """
 
     job_arn: str | None = None
     job: dict[str, Any] | None = None
+    is_own: bool = True
     reason: str | None = None
     is_full: bool = False
 
 
-class JobCreation:
-    """
-    One task instance's way to its job, attempt by attempt.
+# --- Finding --------------------------------------------------------------------------------------
 
-    :param kind: the kind of job
-    :param request: the members of the Create request but its name
-    :param job_name: the name of the first; further ones get numbers
-    :param if_exists: ``adopt``, ``fail`` or ``new``
-    :param since: a job created later than this may be an earlier try's, or this one's before it was deferred;
-        ``None`` when nothing can have been created so far
-    :param made_arn: the ARN of the job that an earlier try may have created, where that is known
-    :param made_request: what it asked for then; another job under this ARN is not its own
-    :param is_derived: whether the name follows from the task instance, and ``since`` is exact, so that a job
-        that has it can only be an earlier try's
-    :param is_first_try: whether no earlier try can have created a job, so that one since ``since`` is this
-        try's, failed or not
-    :param number: the number of the name to attempt next
-    :param is_free: whether this name was seen to be free: a job of the same request that has it since counts
-        as this task's own
-    :param before_create: called before each Create with the ARN that the job will have
-    :param log: where to tell what happens
+
+def find(hook: PersonalizeHook, wanted: Wanted, log: Log) -> Found:
+    """
+    Return the job that a task is to take, or the one plan that it may create now; blocks.
+
+    :param hook: the hook to call with
+    :param wanted: the job that the task wants
+    :param log: the task's log
+    :raises PersonalizeJobExistsError: when a job has the name that the task may neither take nor pass by
+    :raises PersonalizeUnavailableError: when AWS does not answer; nothing is decided then
+    :raises InvalidParameterError: when all numbers of the name are taken
+    """
+    for plan in wanted.plans():
+        job = look(hook, plan)
+        if job is None:
+            is_first = plan in (wanted.plan, wanted.kept)
+            earlier = _find_earlier(hook, wanted) if is_first and not wanted.kept else None
+            return earlier or Found(plan)
+        if may_take(wanted, plan, job, log, is_own=plan is wanted.kept):
+            return Found(plan, job)
+        log.info("The job %s is %s; trying the next name.", plan.job_name, job["status"])
+    raise InvalidParameterError(
+        f"job_name: {wanted.plan.job_name} and its numbers up to {MAX_NUMBER} are taken. Choose a name that "
+        "changes from run to run, such as one with '{{ ts_nodash }}' in it."
+    )
+
+
+def may_take(wanted: Wanted, plan: Plan, job: dict[str, Any], log: Log, *, is_own: bool = False) -> bool:
+    """
+    Judge a job that has a name of the task's.
+
+    :param wanted: the job that the task wants
+    :param plan: the plan whose name the job has
+    :param job: the job as Describe gives it, as plain JSON
+    :param log: the task's log
+    :param is_own: whether the job is known to be the lineage's own, whatever its name tells
+    :returns: whether the task takes it; ``False`` when it failed, so that the next name may be tried
+    :raises PersonalizeJobExistsError: when it is neither
+    """
+    has_failed = classify_status(job["status"]) is JobState.FAILED
+    differences = find_differences(plan.kind, plan.request, job)
+    if is_own or wanted.is_own:
+        if has_failed:
+            return False
+        if others := find_other_environment(plan.kind, plan.request, job):
+            raise PersonalizeJobExistsError(plan.job_arn, job["status"], others)
+        if differences:
+            log.warning(
+                "%s is this task's own job, and differs from the parameters as they are now: %s.",
+                plan.job_arn,
+                "; ".join(differences),
+            )
+        return True
+    is_earlier = plan.job_name in wanted.earlier  # the task's own, of an earlier lineage
+    if wanted.if_exists == FAIL and not (is_earlier and is_unfinished_or_failed(job)):
+        raise PersonalizeJobExistsError(plan.job_arn, job["status"], differences)
+    if has_failed:
+        return False
+    if differences:
+        raise PersonalizeJobExistsError(plan.job_arn, job["status"], differences)
+    return True
+
+
+def is_unfinished_or_failed(job: dict[str, Any]) -> bool:
+    """
+    Tell whether a job is anything but ACTIVE.
+
+    :param job: the job as Describe gives it
+    """
+    return classify_status(job["status"]) is not JobState.ACTIVE
+
+
+def _find_earlier(hook: PersonalizeHook, wanted: Wanted) -> Found | None:
+    """Return an unfinished job of an earlier lineage that is the same: it is billed, and nothing stops it."""
+    looks = 0
+    for first in wanted.earlier:
+        for number in range(1, MAX_NUMBER + 1):
+            if looks == MAX_LOOKS_BACK:
+                return None
+            plan = wanted.plan._replace(job_name=number_job_name(first, number))
+            job = look(hook, plan)
+            looks += 1
+            state = None if job is None else classify_status(job["status"])
+            if state is JobState.WAITING and job and not find_differences(plan.kind, plan.request, job):
+                return Found(plan, job)
+            if state is not JobState.FAILED:
+                break
+    return None
+
+
+def look(hook: PersonalizeHook, plan: Plan) -> dict[str, Any] | None:
+    """
+    Return the job that has a plan's name, as plain JSON; ``None`` when AWS shows none.
+
+    :param hook: the hook to call with
+    :param plan: the plan
+    :raises PersonalizeUnavailableError: when AWS does not answer
+    """
+    try:
+        job: dict[str, Any] = make_json_safe(hook.describe_job(plan.job_arn))
+    except PersonalizeRequestError as error:
+        if error.code != "ResourceNotFoundException":
+            raise
+        return None
+    return job
+
+
+# --- Creating -------------------------------------------------------------------------------------
+
+
+class Creation:
+    """
+    Create one job under its final name, attempt by attempt; never another name.
+
+    :param plan: the job; a search found its name free
+    :param log: the log of the task or trigger
     """
 
-    def __init__(
-        self,
-        kind: BatchJobKind,
-        request: dict[str, Any],
-        job_name: str,
-        if_exists: str,
-        *,
-        since: datetime | None,
-        made_arn: str | None = None,
-        made_request: Mapping[str, Any] | None = None,
-        is_derived: bool = False,
-        is_first_try: bool = False,
-        number: int = 1,
-        is_free: bool = False,
-        before_create: Callable[[str], object] | None = None,
-        log: Log,
-    ) -> None:
-        self.kind = kind
-        self.request = request
-        self.job_name = job_name
-        self.if_exists = if_exists
-        self.since = since
-        self.is_derived = is_derived
-        self.is_first_try = is_first_try
-        self.number = number
-        self.is_free = is_free
-        self.failed: tuple[str, dict[str, Any]] | None = None
-        """The ARN of the last job of these tries that :meth:`find` passed by since it failed, and the job."""
-        self._made_arn = made_arn
-        self._made_request = made_request or request
-        self._before_create = before_create
+    def __init__(self, plan: Plan, log: Log) -> None:
+        self.plan = plan
+        self.is_unanswered = False
+        """Whether a Create of these attempts had no answer: a job of this name is then their own."""
         self._log = log
-        self._is_refused = False
-        self._candidate: tuple[str, dict[str, Any]] | None = None
-
-    @property
-    def name(self) -> str:
-        """The name that is attempted next."""
-        return number_job_name(self.job_name, self.number)
-
-    @property
-    def job_arn(self) -> str:
-        """The ARN of the job that is attempted next."""
-        return find_job_arn(self.kind, self.request["solutionVersionArn"], self.name)
 
     def attempt(self, hook: PersonalizeHook) -> Attempt:
         """
-        Look for the job, and create it when there is none; blocks.
+        Create the job, unless it exists by now; blocks.
 
         :param hook: the hook to call with; one that repeats nothing by itself
-        :returns: the job's ARN, or why there is none yet
-        :raises PersonalizeJobExistsError: when a name is taken that the task may not move on from
         :raises PersonalizeRequestError: when AWS refuses for good
         """
         try:
-            # After a refusal for want of a slot, unlike after no answer, nothing can have been created.
-            found = None if self._is_refused else self.find(hook)
-            self._is_refused = False
-            return found or self._create(hook)
+            if self.is_unanswered and (job := look(hook, self.plan)):
+                return Attempt(self.plan.job_arn, job)
+            return self._create(hook)
         except PersonalizeUnavailableError as error:
-            self._is_refused = is_full = error.code == "LimitExceededException" and self.is_free
-            return Attempt(reason=str(error), is_full=is_full)
-
-    def find(self, hook: PersonalizeHook) -> Attempt | None:
-        """
-        Look for a job to take; blocks.
-
-        :param hook: the hook to call with
-        :returns: the job; ``None`` when there is none, and the name to attempt next is free
-        :raises PersonalizeUnavailableError: when AWS does not answer
-        """
-        if self._made_arn:
-            arn, job = self._made_arn, self._look(hook, self._made_arn)
-            if job is not None and self._is_kept(job):
-                if classify_status(job["status"]) is not JobState.FAILED:
-                    return self._adopt(arn, job)
-                self.failed = arn, job
-            self._made_arn = None
-        while (job := self._look(hook, self.job_arn)) is not None:
-            if self._may_take(job):
-                return self._adopt(self.job_arn, job)
-            if self.number == MAX_NUMBER:
-                break
-            self._move_on(job["status"])
-        if self._candidate:
-            return self._adopt(*self._candidate)
-        if job is not None:
-            raise InvalidParameterError(
-                f"job_name: {self.job_name} and its numbers up to {MAX_NUMBER} are taken. Choose a name that "
-                "changes from run to run, such as one with '{{ ts_nodash }}' in it."
-            )
-        self.is_free = True
-        return None
-
-    def _look(self, hook: PersonalizeHook, job_arn: str) -> dict[str, Any] | None:
-        try:
-            job: dict[str, Any] = make_json_safe(hook.describe_job(job_arn))
-        except PersonalizeRequestError as error:
-            if error.code != "ResourceNotFoundException":
-                raise
-            return None
-        return job
+            return Attempt(reason=str(error))
 
     def _create(self, hook: PersonalizeHook) -> Attempt:
-        name = self.name
-        if self._before_create:
-            self._before_create(self.job_arn)
         try:
-            arn = hook.create_job(self.kind, jobName=name, **self.request)
+            arn = hook.create_job(self.plan.kind, jobName=self.plan.job_name, **self.plan.request)
+        except PersonalizeUnavailableError as error:
+            is_full = error.code == "LimitExceededException"
+            self.is_unanswered = self.is_unanswered or not (is_full or error.is_throttling)
+            return Attempt(reason=str(error), is_full=is_full)
         except PersonalizeRequestError as error:
             if error.code != "ResourceAlreadyExistsException":
                 raise
         else:
             self._log.info("Created %s.", arn)
             return Attempt(arn)
-        # Somebody was faster, or a call before was carried out: a look tells, or the next.
-        found = self.find(hook)
-        if found is None and self.name == name:
-            return Attempt(reason=f"AWS says that {self.job_arn} exists, and does not show it yet")
-        return found or self._create(hook)
-
-    def _may_take(self, job: Mapping[str, Any]) -> bool:
-        """Tell whether a job that has the name is to be the task's; False means to try the next number."""
-        failed = classify_status(job["status"]) is JobState.FAILED
-        differences = find_differences(self.kind, self.request, job)
-        if self.is_free and not differences:
-            return True  # since the look at which the name was free; failed or not, it is this try's
-        earlier = self._is_of_earlier_try(job)
-        if self.is_first_try and earlier and not differences:
-            failed = False  # of no try that came before, so there is none to move on from
-        if failed and (self.if_exists != FAIL or earlier):
-            if earlier and not differences:
-                self._candidate = None  # whatever came before, an earlier try moved on from it
-                self.failed = self.job_arn, dict(job)
-            return False
-        if differences and earlier and self.is_derived:
-            self._log.warning(
-                "%s differs from what this task asks for now, but only an earlier try can have made it: %s.",
-                self.job_arn,
-                "; ".join(differences),
-            )
-            differences = []
-        if self.if_exists == NEW:
-            # Of several of the same, the last is an earlier try's: look on, until there are no more.
-            if earlier and not differences:
-                self._candidate = (self.job_arn, dict(job))
-            return False
-        if differences or (self.if_exists == FAIL and not earlier):
-            raise PersonalizeJobExistsError(self.job_arn, job["status"], differences)
-        return True
-
-    def _is_kept(self, job: Mapping[str, Any]) -> bool:
-        """Tell whether a job is the one that was kept: a name that was free then may be another's now."""
-        own = self.if_exists == ADOPT or self._is_of_earlier_try(job)
-        return own and not find_differences(self.kind, self._made_request, job)
-
-    def _is_of_earlier_try(self, job: Mapping[str, Any]) -> bool:
-        created = job.get("creationDateTime")
-        if self.since is None or created is None:
-            return False
-        return datetime.fromisoformat(created) >= self.since - CLOCK_DIFFERENCE
-
-    def _move_on(self, status: str) -> None:
-        taken = self.name
-        self.number += 1
-        self.is_free = False
-        self._log.info(
-            "There is a %s %s already, which is %s; trying %s.", self.kind.title, taken, status, self.name
-        )
-
-    def _adopt(self, job_arn: str, job: dict[str, Any]) -> Attempt:
-        self._log.info(
-            "%s exists already, created at %s: adopting it. It is %s.",
-            job_arn,
-            job.get("creationDateTime"),
-            job["status"],
-        )
-        return Attempt(job_arn, job)
+        job = look(hook, self.plan)
+        if job is None:
+            return Attempt(reason=f"AWS says that {self.plan.job_arn} exists, and does not show it yet")
+        return Attempt(self.plan.job_arn, job, is_own=self.is_unanswered)
 
 
-def find_delay(attempt: Attempt, count: int, interval: float) -> float:
+def find_delay(count: int, interval: float, *, is_full: bool) -> float:
     """
     Return how many seconds to wait after an attempt that brought no job.
 
-    A full quota changes when a job ends, so it is asked about at the interval, then a little less often; a
-    fault may be over in a moment. Both are spread, so that those who wait do not ask together.
+    A full quota changes when a job ends, so AWS is asked at the interval, then a little less often; a fault
+    may be over in a moment. Both delays are random, so that tasks do not ask at the same moment.
 
-    :param attempt: what came of it
     :param count: how many such attempts there were in a row
     :param interval: seconds between two calls about a job
+    :param is_full: whether AWS lets no more jobs run at a time
     """
-    if attempt.is_full:
-        longest = interval * FULL_INTERVALS
-        delay = interval * 2.0 ** min(count - 1, 8)
-    else:
-        longest = interval
-        delay = 2.0 ** min(count - 1, 16)
-    return min(delay, longest) * random.uniform(0.5, 1.0)
+    shortest, longest = (interval, interval * FULL_INTERVALS) if is_full else (1.0, interval)
+    return min(shortest * 2.0 ** min(count - 1, 16), longest) * random.uniform(0.5, 1.0)

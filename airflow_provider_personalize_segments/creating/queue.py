@@ -1,8 +1,9 @@
-"""Who creates the next job in the triggerer when no more may run: those who wait take turns.
+"""Creating jobs in the triggerer when no more may run: the tasks that wait take turns.
 
-AWS lets five unfinished jobs of a kind run in a region, and announces nothing when one ends. Triggers that
-wait for a slot share a :class:`SlotQueue`: one of them at a time asks AWS to create its job, the one that has
-waited longest. So many cost as few calls as one, and none that waits here is overtaken by another.
+AWS lets five unfinished jobs of a kind run in a region, and sends no notification when one ends. Triggers
+that wait for a slot share a :class:`SlotQueue`: one of them at a time asks AWS to create its job, the longest
+wait first. So many cost about as few calls as one. A task whose own call hangs, fails, or is refused while
+others succeed, is passed by.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 from bisect import insort
 from collections.abc import Iterable
 from contextvars import copy_context
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_provider_personalize_segments.connections import (
@@ -22,18 +23,15 @@ from airflow_provider_personalize_segments.connections import (
     SharedConnection,
     shared_connection,
 )
-from airflow_provider_personalize_segments.creating.once import Attempt, JobCreation, find_delay
+from airflow_provider_personalize_segments.creating.once import Attempt, Creation, find_delay
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
-MIN_DELAY = 7.0
-"""
-Seconds before a trigger's first attempt, unless its interval is shorter. Airflow 3.3 fails a task whose
-trigger fires before the worker that deferred it is gone, which may take a heartbeat, 5 s by default.
-"""
 PATIENCE = 5.0
-"""Seconds that those who wait give the call of the one whose turn it is, before the next one's is made."""
+"""Seconds that the queue waits for the answer to one attempt before it makes the next."""
+REFUSALS_IN_ORDER = 3
+"""How often AWS refuses the first in the queue before the second attempts beside it."""
 LAST_PATIENCE = 30.0
 """Seconds that a call may take which is under way when its trigger's time is over; it may create the job."""
 
@@ -42,38 +40,39 @@ class Ticket:
     """
     One trigger's place in the queue.
 
-    :param creation: what it wants to create
-    :param since: since when it waits
+    :param creation: creates its job
+    :param since: since when its task waits
     :param number: decides between two that wait since the same moment
     :param interval: seconds between two attempts when AWS refuses
-    :param due: when it may first be attempted, in the loop's time
     """
 
     __slots__ = (
-        "attempts",
         "context",
         "creation",
         "due",
+        "faults",
         "future",
         "interval",
         "is_attempted",
         "is_over",
+        "is_passed_by",
         "order",
         "reason",
+        "refusals",
     )
 
-    def __init__(
-        self, creation: JobCreation, since: datetime, number: int, interval: float, due: float
-    ) -> None:
+    def __init__(self, creation: Creation, since: datetime, number: int, interval: float) -> None:
         self.creation = creation
         # Airflow tells by it whose log a line belongs to, also in a thread.
         self.context = copy_context()
         self.order = (since, number)
         self.interval = interval
-        self.due = due
-        self.attempts = 0
+        self.due = 0.0
+        self.faults = 0
+        self.refusals = 0
         self.is_attempted = False
         self.is_over = False
+        self.is_passed_by = False
         self.reason: str | None = None
         self.future: asyncio.Future[Attempt | BaseException] = asyncio.get_running_loop().create_future()
 
@@ -99,15 +98,17 @@ class SlotQueue(ConnectionPart):
         self._numbers = itertools.count()
         self._refusals = 0
         self._full_until = 0.0
+        self._refused: Ticket | None = None
+        """The first in the queue, when AWS refused it often."""
+        self._beside: Ticket | None = None
+        """The ticket that attempts beside it."""
         super().__init__(connection, "personalize-slots")
 
-    def join(
-        self, creation: JobCreation, since: datetime, interval: float, reason: str | None = None
-    ) -> Ticket:
+    def join(self, creation: Creation, since: datetime, interval: float, reason: str | None = None) -> Ticket:
         """
         Take a place, before those who came later.
 
-        :param creation: what to create; it was refused just now
+        :param creation: creates the job; AWS refused it just now
         :param since: since when the task waits
         :param interval: seconds between two attempts when AWS refuses
         :param reason: why it was refused
@@ -118,7 +119,7 @@ class SlotQueue(ConnectionPart):
             self._full_until = soon
         elif interval < min(each.interval for each in self._tickets):
             self._full_until = min(self._full_until, soon)
-        ticket = Ticket(creation, since, next(self._numbers), interval, now + min(interval, MIN_DELAY))
+        ticket = Ticket(creation, since, next(self._numbers), interval)
         ticket.reason = reason
         insort(self._tickets, ticket)
         self._wake.set()
@@ -158,7 +159,7 @@ class SlotQueue(ConnectionPart):
         self._tickets.clear()
 
     async def _run(self) -> None:
-        """Attempt one creation after the other, those first who have waited longest."""
+        """Attempt one creation after the other, the longest wait first."""
         while True:
             self._wake.clear()
             ticket, delay = self._next()
@@ -171,55 +172,83 @@ class SlotQueue(ConnectionPart):
                 continue
             ticket.is_attempted = True
             taking = self._start(self._take_answer(ticket, self._connection.call(ticket.attempt)))
-            # The others wait for the answer, unless it does not come: then they go on without it.
             await asyncio.wait([taking], timeout=PATIENCE)
+            if not taking.done() and ticket in self._tickets:
+                # A call that hangs goes behind the others, which would wait for it again.
+                self._tickets.remove(ticket)
+                ticket.order = (datetime.now(UTC), next(self._numbers))
+                insort(self._tickets, ticket)
 
     async def _take_answer(self, ticket: Ticket, call: asyncio.Task[Attempt]) -> None:
-        """Judge what came of an attempt, whenever that is known."""
+        """Judge the answer to an attempt, whenever it comes."""
         await asyncio.wait([call])
         ticket.is_attempted = False
-        self._judge(ticket, call.exception() or call.result())
+        answer = call.exception() or call.result()
+        if isinstance(answer, Attempt) and answer.job_arn is None:
+            self._slow_down(ticket, answer)
+            if ticket.is_over:
+                self._hand_out(ticket, answer)
+        else:
+            self._pass_by(ticket, answer)
+            self._hand_out(ticket, answer)
         self._wake.set()
 
     def _next(self) -> tuple[Ticket | None, float]:
-        """Return whose turn it is, and in how many seconds."""
-        if not self._tickets:
-            return None, 0.0
+        """Return the ticket whose turn it is, and in how many seconds."""
         now = self._loop.time()
-        # First come, first served; a ticket that backs off after a fault, or whose call hangs, is passed by.
         tickets = [each for each in self._tickets if not each.is_attempted]
         if not tickets:
             return None, 0.0
-        turn = next((each for each in tickets if not each.attempts or each.due <= now), None)
+        if self._beside is not None and self._beside in tickets:
+            return self._beside, 0.0
+        # First come, first served; a ticket that backs off after a fault is passed by.
+        turn = next((each for each in tickets if each.due <= now), None)
         turn = turn or min(tickets, key=lambda each: each.due)
         return turn, max(turn.due, self._full_until) - now
 
-    def _judge(self, ticket: Ticket, answer: Attempt | BaseException) -> None:
-        """Hand an end to the trigger; after a refusal wait, all of them or this one."""
-        if isinstance(answer, Attempt) and answer.job_arn is None:
-            self._slow_down(ticket, answer)
-            if not ticket.is_over:
-                return
-        else:
-            self._refusals = 0
-            self._full_until = 0.0
+    def _hand_out(self, ticket: Ticket, answer: Attempt | BaseException) -> None:
         if ticket in self._tickets:
             self._tickets.remove(ticket)
         if not ticket.future.done():
             ticket.future.set_result(answer)
 
+    def _pass_by(self, ticket: Ticket, answer: Attempt | BaseException) -> None:
+        """After a success, let the next attempt at once; one refused just before has a fault of its own."""
+        is_created = isinstance(answer, Attempt) and answer.job is None
+        if self._refused is not None and self._beside is ticket and is_created:
+            self._refused.is_passed_by = True
+            self._back_off(self._refused)
+        self._beside = self._refused = None
+        self._refusals = 0
+        self._full_until = 0.0
+
     def _slow_down(self, ticket: Ticket, answer: Attempt) -> None:
-        now = self._loop.time()
+        """After an attempt in vain, wait: all of them for a slot, or this one alone after a fault."""
         ticket.reason = answer.reason
-        if answer.is_full:
-            self._refusals += 1
-            for each in self._tickets:
-                each.reason = answer.reason  # which holds for all of them
-            interval = min((each.interval for each in self._tickets), default=ticket.interval)
-            self._full_until = now + find_delay(answer, self._refusals, interval)
-        else:
-            ticket.attempts += 1
-            ticket.due = now + find_delay(answer, ticket.attempts, ticket.interval)
+        is_beside, self._beside = ticket is self._beside, None
+        if not answer.is_full:
+            self._back_off(ticket)
+            return
+        ticket.refusals += 1
+        if ticket.is_passed_by and not all(each.is_passed_by for each in self._tickets):
+            self._back_off(ticket)
+            return
+        ticket.faults = 0
+        for each in self._tickets:
+            each.reason = answer.reason  # which holds for all of them
+        if is_beside:
+            return
+        self._refusals += 1
+        interval = min((each.interval for each in self._tickets), default=ticket.interval)
+        self._full_until = self._loop.time() + find_delay(self._refusals, interval, is_full=True)
+        # AWS may refuse this one for a reason of its own, which the second would not meet.
+        if ticket.refusals >= REFUSALS_IN_ORDER:
+            others = (each for each in self._tickets if each is not ticket and not each.is_attempted)
+            self._refused, self._beside = ticket, next(others, None)
+
+    def _back_off(self, ticket: Ticket) -> None:
+        ticket.faults += 1
+        ticket.due = self._loop.time() + find_delay(ticket.faults, ticket.interval, is_full=False)
 
 
 def shared_queue(settings: ConnectionSettings, name: str) -> SlotQueue:

@@ -242,7 +242,7 @@ def _read_tags(value: object, source: str) -> list[dict[str, str]]:
 def _read_extras(
     config: object, mode: object, themes: object, region: str, source_of: SourceOf
 ) -> tuple[dict[str, Any] | None, str | None, dict[str, Any] | None]:
-    names = _parameter_names()
+    names = ("batch_inference_job_config", "batch_inference_job_mode", "theme_generation_config")
     chosen = read_choice(mode, (DEFAULT_MODE, THEME_MODE), source_of(names[1]))
     fields = _read_themes(themes, source_of(names[2]))
     if fields and chosen != THEME_MODE:
@@ -261,14 +261,6 @@ def _read_extras(
                 f"the solution version in {region}."
             )
     return _read_config(config, source_of(names[0])), chosen, fields
-
-
-def _parameter_names() -> list[str]:
-    """Return what the operator calls the members that only one kind has."""
-    return [
-        re.sub(r"(?<=[a-z])[A-Z]", lambda match: f"_{match[0]}", member).lower()
-        for member in BatchJobKind.INFERENCE.create_only_members
-    ]
 
 
 def _read_config(value: object, source: str) -> dict[str, Any] | None:

@@ -1,66 +1,45 @@
-"""The task that creates a job once and waits for it; ``operators.py`` has one for each kind."""
+"""The create operators but their kind: parameters, and what they are rendered to."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Never
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_personalize_segments.airflow_compat import (
-    AirflowTaskTimeout,
-    conf,
-    renders_natively,
-)
-from airflow_provider_personalize_segments.errors import (
-    PersonalizeNewJobFailedError,
-    PersonalizeNoSlotError,
-    PersonalizeUnavailableError,
-    fail_on_invalid_parameters,
-    load_error,
-)
-from airflow_provider_personalize_segments.jobs import (
-    JobState,
-    classify_status,
-    is_job_arn,
-    parse_solution_version_arn,
-)
-from airflow_provider_personalize_segments.links import has_links
+from airflow_provider_personalize_segments.airflow_compat import conf, find_text_renderer
+from airflow_provider_personalize_segments.creating.steps import JobCreatingTask
+from airflow_provider_personalize_segments.jobs import parse_solution_version_arn
 from airflow_provider_personalize_segments.parameters import (
     read_bool,
     read_choice,
     read_seconds,
-    restore_text,
 )
 from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS
-from airflow_provider_personalize_segments.waiting.task import JobWaitingTask, Pace, seconds_until
-from airflow_provider_personalize_segments.waiting.verdicts import CANNOT_CANCEL
+from airflow_provider_personalize_segments.waiting.task import Pace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_provider_personalize_segments.airflow_compat import Context
-    from airflow_provider_personalize_segments.creating.lineage import TaskTries
-    from airflow_provider_personalize_segments.creating.once import Attempt, JobCreation
-
-QUICK_ATTEMPTS = 3
-"""How often a fault is tried to be outlasted on the worker before the task defers."""
+    from airflow_provider_personalize_segments.creating.lineage import TaskRecord
+    from airflow_provider_personalize_segments.creating.once import Wanted
 
 
-class CreateBatchJobOperator(JobWaitingTask):
+class CreateBatchJobOperator(JobCreatingTask):
     """
     Create a batch job once, and wait until it is ACTIVE; base of the operators for the two kinds.
 
     XCom ``return_value`` is the job's ARN, pushed as soon as the job exists.
 
-    **Once.** A job's name is taken for ever, so the name tells whether the job exists: it is looked up before
-    each Create. Whatever dies when, the task's next try finds the job and adopts it. Without ``job_name`` it
-    follows from DAG, task, run and map index, and so is the same at every try. A job that ended in
-    CREATE FAILED is no use any more: the next try creates ``<name>-2``, and so on, as long as there are
-    ``retries``; the last try fails with :class:`~.errors.PersonalizeJobFailedError`, those before it with
-    :class:`~.errors.PersonalizeNewJobFailedError`.
+    **Once.** AWS gives a name to one job, for ever, so the name tells whether the job exists. Without
+    ``job_name`` it is made of DAG, task, run and map index, and of the task's clears: the same at every
+    retry, and another after a clear. Even if a worker or triggerer dies, a retry finds the job and takes it.
+    A job that ended in CREATE FAILED is passed by: the next try creates ``<name>-2``, and so on, as long as
+    there are ``retries``; the last try fails with :class:`~.errors.PersonalizeJobFailedError`, those before
+    it with :class:`~.errors.PersonalizeNewJobFailedError`.
 
-    **Cleared.** A task that is cleared adopts the job that it created before, even one that has long been
-    ACTIVE, and starts another only when that one failed. To run a job on purpose a second time, set
-    ``if_exists="new"``.
+    **Cleared.** To clear the task means to do it again: it creates a new job, unless its last one is
+    unfinished and the same; that one is waited for.
 
     **No slot.** When as many jobs run as AWS allows, five of a kind and region, the task waits for a slot
     until ``timeout``, in the triggerer when it is deferrable. Throttling, 5xx and network faults are waited
@@ -82,9 +61,9 @@ class CreateBatchJobOperator(JobWaitingTask):
     :param input_kms_key_arn: the ARN of the KMS key that the input is encrypted with, no alias
     :param output_kms_key_arn: the ARN of the KMS key to encrypt the output with, no alias
     :param tags: at most 50 tags, in a dict; an adopted job keeps those it has
-    :param if_exists: what to do when there is a job of that name that the task did not create itself:
+    :param if_exists: what to do when a job has the explicit ``job_name`` and is not the task's own:
         ``adopt`` (the default) it if it is the same in everything but tags, and fail otherwise; ``fail``;
-        or create a ``new`` one under the next number
+        or create a ``new`` one, under that name with a few characters behind it that are the task's alone
     :param wait_for_completion: whether to wait until the job is ACTIVE, ``True`` unless given. ``False``
         never does, however ``deferrable`` is set; a slot is waited for all the same
     :param deferrable: whether to wait in the triggerer instead of on a worker; the default is
@@ -116,7 +95,6 @@ class CreateBatchJobOperator(JobWaitingTask):
         "timeout",
         *CONNECTION_FIELDS,
     )
-    _has_created = True
 
     def __init__(
         self,
@@ -154,9 +132,8 @@ class CreateBatchJobOperator(JobWaitingTask):
         self.deferrable = deferrable
         self.poll_interval = poll_interval
         self.timeout = timeout
-        self._job_arn: str | None = None
-        self._creation: JobCreation | None = None
-        self._tries: TaskTries | None = None
+        # Airflow may render these as native objects, which are not always the text that was written.
+        self._written: dict[str, Any] = {"job_name": job_name, "tags": tags}
 
     @property
     def arn_region(self) -> str:
@@ -164,11 +141,6 @@ class CreateBatchJobOperator(JobWaitingTask):
         return parse_solution_version_arn(
             self.solution_version_arn, source=self.source_of("solution_version_arn")
         )
-
-    @property
-    def awaited_arn(self) -> str:
-        """The ARN of the job that was created or adopted."""
-        return self._job_arn or f"a {self.kind.title} of task {self.task_id!r}"
 
     @property
     def pace(self) -> Pace:
@@ -180,17 +152,18 @@ class CreateBatchJobOperator(JobWaitingTask):
             conf.getfloat("sensors", "default_timeout", fallback=604800.0) if timeout is None else timeout,
         )
 
-    def build_request(self) -> dict[str, Any]:
+    def build_request(self, context: Context) -> dict[str, Any]:
         """
         Return the members of the Create request but its name, as rendered.
 
+        :param context: the task's context
         :raises ValueError: when one cannot be right
         """
         from airflow_provider_personalize_segments.creating.requests import build_request
 
-        return build_request(self.kind, self.source_of, **self._request_parameters())
+        return build_request(self.kind, self.source_of, **self._request_parameters(context))
 
-    def _request_parameters(self) -> dict[str, Any]:
+    def _request_parameters(self, context: Context) -> dict[str, Any]:
         return {
             "solution_version_arn": self.solution_version_arn,
             "role_arn": self.role_arn,
@@ -200,221 +173,48 @@ class CreateBatchJobOperator(JobWaitingTask):
             "num_results": self.num_results,
             "input_kms_key_arn": self.input_kms_key_arn,
             "output_kms_key_arn": self.output_kms_key_arn,
-            "tags": self._text(self.tags),
+            "tags": self._render_text("tags", dict, context),
         }
 
-    def _text(self, value: Any) -> Any:
-        """Return what is to be text as text, also where templates are rendered as native objects."""
-        return restore_text(value) if renders_natively(self) else value
+    def _render_text(self, parameter: str, kind_of_text: type, context: Context) -> Any:
+        """Return a parameter with its texts rendered as text, also where Airflow renders native objects."""
+        written = self._written[parameter]
+        renderer = find_text_renderer(self) if isinstance(written, kind_of_text) else None
+        if renderer is None:
+            return getattr(self, parameter)
+        return _render(written, lambda text: renderer(text, context))
 
-    def execute(self, context: Context) -> str:
-        """Check what was rendered, have a job, and wait until it is done."""
-        from airflow_provider_personalize_segments.creating.requests import find_path_warnings
-
-        with fail_on_invalid_parameters():
-            creation = self._make_creation(context)
-            deadline = self._deadline(context)
-            read_bool(self.wait_for_completion, self.source_of("wait_for_completion"))
-            deferrable = read_bool(self.deferrable, self.source_of("deferrable"))
-        for warning in find_path_warnings(creation.request):
-            self.log.warning(warning)
-        attempt = self._attempt(context, creation, deadline, deferrable)
-        return self._go_on(context, attempt, deadline)
-
-    def on_kill(self) -> None:
-        """Say what becomes of the job when the task is ended on a worker."""
-        if self._job_arn:
-            self.log.warning(CANNOT_CANCEL, self._job_arn)
-        elif self._creation:
-            self.log.warning(CANNOT_CANCEL, f"If it was just being created, {self._creation.job_arn}")
-
-    # --- Creating ---------------------------------------------------------------------------------
-
-    def _make_creation(self, context: Context, *, resumed: bool = False) -> JobCreation:
-        """Return the way to the job; what was kept by an earlier try, or before deferring, is taken up."""
+    def find_wanted(self, context: Context, *, is_resumed: bool = False) -> tuple[Wanted, TaskRecord]:
+        """Return the job that the task wants, and where its plan is recorded."""
         # Not at the top, as in every DAG file they would cost time, and only a task that runs needs them.
-        from airflow_provider_personalize_segments.creating.names import derive_job_name
-        from airflow_provider_personalize_segments.creating.once import ADOPT, IF_EXISTS, JobCreation
+        from airflow_provider_personalize_segments.creating.lineage import TaskRecord, make_wanted
+        from airflow_provider_personalize_segments.creating.once import ADOPT, IF_EXISTS, Plan
         from airflow_provider_personalize_segments.creating.requests import read_job_name
 
-        ti, tries = context["ti"], self._find_tries(context)
-        name = read_job_name(self._text(self.job_name), self.source_of("job_name"))
-        request = self.build_request()
-        kept = tries.recall(self.kind, self.arn_region) if resumed or ti.try_number > 1 else {}
-        may_have_made = bool(kept) or resumed or not tries.is_first
+        record = TaskRecord(context, self.log)
+        name = read_job_name(self._render_text("job_name", str, context), self.source_of("job_name"))
+        plan = Plan(self.kind, name or "", self.build_request(context))
         if_exists = read_choice(self.if_exists, IF_EXISTS, self.source_of("if_exists")) or ADOPT
-        self._creation = JobCreation(
-            self.kind,
-            request,
-            name
-            or derive_job_name(
-                ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index
-            ),
-            if_exists,
-            since=tries.find_start() if may_have_made else None,
-            made_arn=kept.get("job_arn"),
-            made_request=kept.get("request"),
-            is_derived=not name and (resumed or tries.is_start_known),
-            # Only adopt finds the job by its name alone.
-            before_create=lambda arn: tries.keep(arn, request, is_needed=if_exists != ADOPT),
-            log=self.log,
-        )
-        return self._creation
+        known = record.recall() if is_resumed or context["ti"].try_number > 1 else None
+        wanted = make_wanted(record.lineage, plan, if_exists, self.retries or 0, known)
+        self._plan = self._plan or wanted.kept or wanted.plan
+        return wanted, record
 
-    def _find_tries(self, context: Context) -> TaskTries:
-        from airflow_provider_personalize_segments.creating.lineage import TaskTries
+    @property
+    def may_wait(self) -> bool:
+        """What ``wait_for_completion`` says."""
+        return read_bool(self.wait_for_completion, self.source_of("wait_for_completion"))
 
-        if self._tries is None:
-            self._tries = TaskTries(context, self.retries or 0, self.log)
-        return self._tries
+    @property
+    def may_defer(self) -> bool:
+        """What ``deferrable`` says."""
+        return read_bool(self.deferrable, self.source_of("deferrable"))
 
-    def _attempt(
-        self, context: Context, creation: JobCreation, deadline: datetime, deferrable: bool
-    ) -> Attempt:
-        """Attempt to have a job until there is one, or the time is over; or leave that to the triggerer."""
-        from airflow_provider_personalize_segments.creating.once import find_delay
 
-        # Not in a thread that is given up: half an attempt, finished later, could meet with the next one.
-        limit = max(1.0, min(self.call_limit, seconds_until(deadline)))
-        hook = self.hook.with_limit(limit).without_retries()
-        counts = {True: 0, False: 0}
-        while True:
-            attempt = creation.attempt(hook)
-            if attempt.job_arn:
-                return attempt
-            self.log.warning("Not yet: %s", attempt.reason)
-            if attempt.is_full:
-                self._push_links(context, creation.request)
-            if (left := seconds_until(deadline)) <= 0:
-                raise PersonalizeNoSlotError(creation.job_arn, attempt.reason, self.pace.timeout)
-            counts[attempt.is_full] += 1
-            if deferrable and (attempt.is_full or counts[False] >= QUICK_ATTEMPTS):
-                self._defer_creation(context, creation, deadline, attempt.reason)
-            time.sleep(min(left, find_delay(attempt, counts[attempt.is_full], self.pace.interval)))
-
-    def _defer_creation(
-        self, context: Context, creation: JobCreation, deadline: datetime, reason: str | None
-    ) -> Never:
-        # Not at the top: only a task that defers needs asyncio, and what comes with it.
-        from airflow_provider_personalize_segments.creating.trigger import PersonalizeCreateBatchJobTrigger
-
-        tries = self._find_tries(context)
-        tries.keep(creation.job_arn, creation.request)
-        self.defer(
-            trigger=PersonalizeCreateBatchJobTrigger(
-                kind=self.kind.name,
-                request=creation.request,
-                job_name=creation.job_name,
-                if_exists=creation.if_exists,
-                number=creation.number,
-                is_derived=creation.is_derived,
-                is_first_try=creation.since is None,
-                is_free=creation.is_free,
-                # A triggerer that dies leaves the next one with nothing but this to know its job by.
-                made_since=(creation.since or tries.start).isoformat(),
-                waiting_since=tries.start.isoformat(),
-                reason=reason,
-                poke_interval=self.pace.interval,
-                **self._trigger_arguments(deadline),
-            ),
-            method_name="execute_created",
-            timeout=self._deferral_timeout(deadline),
-        )
-
-    def execute_created(self, context: Context, event: dict[str, Any] | None = None) -> str:
-        """
-        Go on with the job that the trigger created.
-
-        :param event: the event; whatever is not one of our trigger's is an error
-        """
-        from airflow_provider_personalize_segments.creating.once import Attempt
-        from airflow_provider_personalize_segments.waiting.events import Outcome, read_creation_event
-
-        ending = read_creation_event(event, self.kind)
-        if ending["outcome"] == Outcome.TIMEOUT:
-            arn: str = self._ask_last(context, ending["reason"])
-            return arn
-        if ending["outcome"] == Outcome.EXECUTION_TIMEOUT:
-            raise AirflowTaskTimeout(
-                f"The task's execution_timeout was over before {self.awaited_arn} could be created."
-            )
-        if ending["outcome"] == Outcome.ERROR:
-            raise load_error(ending["error"])
-        attempt = Attempt(ending["job_arn"], ending["job"])
-        self.log.info("The triggerer has %s %s.", "found" if attempt.job else "created", attempt.job_arn)
-        self._has_links = has_links(context)
-        self._find_tries(context).recall(self.kind, self.arn_region)  # so that only what is new is kept
-        deadline = self._deadline(context)
-        if ending["deadline"]:
-            deadline = datetime.fromisoformat(ending["deadline"])
-        return self._go_on(context, attempt, deadline)
-
-    # --- Waiting ----------------------------------------------------------------------------------
-
-    def _go_on(self, context: Context, attempt: Attempt, deadline: datetime) -> str:
-        """Tell of the job, now that there is one, and wait for it when that is asked for."""
-        arn = self._take(context, attempt)
-        if not read_bool(self.wait_for_completion, self.source_of("wait_for_completion")):
-            return arn
-        state = classify_status((attempt.job or {}).get("status"))
-        if state is JobState.FAILED:
-            raise self._job_failure(context, attempt.job or {})
-        if state is JobState.ACTIVE:
-            return arn
-        if read_bool(self.deferrable, self.source_of("deferrable")):
-            self._defer(context, deadline)
-        result: str = self._wait_here(context, deadline)
-        return result
-
-    def _take(self, context: Context, attempt: Attempt) -> str:
-        arn = self._job_arn = str(attempt.job_arn)
-        tries = self._find_tries(context)
-        # As it was asked for, which is not what templates render to when the task is resumed.
-        request = tries.kept.get("request") or (self._creation and self._creation.request)
-        if request and arn != tries.kept.get("job_arn"):
-            tries.keep(arn, request)
-        if self.do_xcom_push:
-            context["ti"].xcom_push(key="return_value", value=arn)
-        target = {"s3DataDestination": {"path": self.output_path}}
-        known = {"solutionVersionArn": self.solution_version_arn, "jobOutput": target}
-        self._push_links(context, attempt.job or known)
-        return arn
-
-    def _result(self, job: dict[str, Any] | None) -> str:
-        return self.awaited_arn
-
-    def _job_failure(self, context: Context, job: dict[str, Any]) -> Exception:
-        ti = context["ti"]
-        if ti.try_number <= (getattr(ti, "max_tries", None) or 0):
-            return PersonalizeNewJobFailedError.from_job(self.awaited_arn, job)
-        return super()._job_failure(context, job)
-
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """
-        End the way the trigger's event says.
-
-        :param event: the event; whatever is not one of our trigger's is an error
-        :returns: the job's ARN, when it is ACTIVE
-        """
-        arn = event.get("job_arn") if isinstance(event, dict) else None
-        self._job_arn = arn if is_job_arn(arn, self.kind) else None
-        return super().execute_complete(context, event)
-
-    def _ask_last(self, context: Context, status: str | None) -> Any:
-        if self._job_arn is None:
-            # Nobody knows how far the triggerer came; the name does.
-            creation = self._make_creation(context, resumed=True)
-            try:
-                found = creation.find(self.hook.with_limit(self.call_limit).without_retries())
-            except PersonalizeUnavailableError as error:
-                status, found = str(error), None
-            if found is None and creation.failed and self._find_tries(context).has_seen(creation.failed[1]):
-                self._job_arn, job = creation.failed
-                raise self._job_failure(context, job)
-            if found is None:
-                raise PersonalizeNoSlotError(creation.job_arn, status, self.pace.timeout)
-            arn = self._take(context, found)
-            if not read_bool(self.wait_for_completion, self.source_of("wait_for_completion")):
-                return arn
-            status = None
-        return super()._ask_last(context, status)
+def _render(value: Any, render: Callable[[str], str]) -> Any:
+    """Render all texts in a value, except keys, which Airflow does not render either."""
+    if isinstance(value, str):
+        return render(value)
+    if isinstance(value, dict):
+        return {key: _render(each, render) for key, each in value.items()}
+    return [_render(each, render) for each in value] if isinstance(value, (list, tuple)) else value

@@ -114,12 +114,7 @@ def _check(shape: Shape, value: Any, path: str) -> None:
         raise SerializationException(f"{path or 'The request'} must be a {shape.type_name}.")
     _check_constraints(shape, value, path)
     if isinstance(shape, StructureShape):
-        for name in shape.required_members:
-            if value.get(name) is None:
-                raise _refusal(None, _join(path, name), "Member must not be null")
-        for name, member in shape.members.items():
-            if value.get(name) is not None:
-                _check(member, value[name], _join(path, name))
+        _check_members(shape, value, path)
     elif isinstance(shape, ListShape):
         for position, each in enumerate(value, start=1):
             _check(shape.member, each, f"{path}.{position}.member")
@@ -127,6 +122,15 @@ def _check(shape: Shape, value: Any, path: str) -> None:
         for key, each in value.items():
             _check(shape.key, key, f"{path}.key")
             _check(shape.value, each, f"{path}.{key}")
+
+
+def _check_members(shape: StructureShape, value: Mapping[str, Any], path: str) -> None:
+    for name in shape.required_members:
+        if value.get(name) is None:
+            raise _refusal(None, _join(path, name), "Member must not be null")
+    for name, member in shape.members.items():
+        if value.get(name) is not None:
+            _check(member, value[name], _join(path, name))
 
 
 def _check_constraints(shape: Shape, value: Any, path: str) -> None:

@@ -1,7 +1,8 @@
-"""What our triggers tell the tasks that they wake: words that both sides know, checked before they count."""
+"""What our triggers tell the tasks that they wake: one type, which both sides share and the task checks."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from airflow_provider_personalize_segments.errors import TriggerFailedError
@@ -16,54 +17,84 @@ class Outcome:
     ACTIVE = "active"
     FAILED = "failed"
     CREATED = "created"
+    EXISTS = "exists"
     TIMEOUT = "timeout"
     EXECUTION_TIMEOUT = "execution_timeout"
     ERROR = "error"
 
 
-def read_event(event: object, job_arn: str) -> dict[str, Any]:
-    """
-    Return an event of :class:`PersonalizeBatchJobTrigger`, checked; whatever is not one is never success.
+_ENDS = (Outcome.TIMEOUT, Outcome.EXECUTION_TIMEOUT, Outcome.ERROR)
 
-    :param event: what Airflow resumed the task with
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """
+    The one event of a trigger; it is plain JSON between triggerer and worker.
+
+    :param outcome: a word of :class:`Outcome`
+    :param job_arn: the job's ARN; ``None`` when there is none
+    :param deadline: when the task gives up, as ISO 8601 with an offset; ``None`` means never
+    :param job: the job as Describe last gave it; ``None`` when AWS never did
+    :param reason: why there is no job yet; ``None`` when there is one
+    :param error: the error that ended the trigger, as :func:`~.errors.dump_error` gives it, or ``None``
+    """
+
+    outcome: str
+    job_arn: str | None = None
+    deadline: str | None = None
+    job: dict[str, Any] | None = None
+    reason: str | None = None
+    error: dict[str, Any] | None = None
+
+    def dump(self) -> dict[str, Any]:
+        """Return the event as a dict, with its version."""
+        return {"version": EVENT_VERSION, **asdict(self)}
+
+
+def read_event(payload: object, job_arn: str) -> Event:
+    """
+    Return the event of a trigger that waited for a job, checked.
+
+    :param payload: what Airflow resumed the task with
     :param job_arn: the job that the task waits for
     :raises TriggerFailedError: when it is no such event, or about another job
     """
-    outcomes = (Outcome.ACTIVE, Outcome.FAILED, Outcome.TIMEOUT, Outcome.EXECUTION_TIMEOUT, Outcome.ERROR)
-    known = _read(event, outcomes)
-    if known and known.get("job_arn") == job_arn:
-        state = classify_status((known["job"] or {}).get("status"))
+    event = _read(payload, (Outcome.ACTIVE, Outcome.FAILED, *_ENDS))
+    if event and event.job_arn == job_arn:
+        state = classify_status((event.job or {}).get("status"))
         expected = {Outcome.ACTIVE: JobState.ACTIVE, Outcome.FAILED: JobState.FAILED}
-        if expected.get(known["outcome"], state) is state:
-            return known
-    raise _unknown(event, f"waits for {job_arn}")
+        if expected.get(event.outcome, state) is state:
+            return event
+    raise _unknown(payload, f"waits for {job_arn}")
 
 
-def read_creation_event(event: object, kind: BatchJobKind) -> dict[str, Any]:
+def read_creation_event(payload: object, kind: BatchJobKind) -> Event:
     """
-    Return an event of :class:`PersonalizeCreateBatchJobTrigger`, checked; what is not one is never success.
+    Return the event of a trigger that created a job, checked.
 
-    :param event: what Airflow resumed the task with
+    :param payload: what Airflow resumed the task with
     :param kind: the kind of job that the task creates
     :raises TriggerFailedError: when it is no such event
     """
-    outcomes = (Outcome.CREATED, Outcome.TIMEOUT, Outcome.EXECUTION_TIMEOUT, Outcome.ERROR)
-    known = _read(event, outcomes)
-    if known and (known["outcome"] != Outcome.CREATED or is_job_arn(known.get("job_arn"), kind)):
-        return known
-    raise _unknown(event, f"creates a {kind.title}")
+    event = _read(payload, (Outcome.CREATED, Outcome.EXISTS, *_ENDS))
+    if event and (event.outcome in _ENDS or is_job_arn(event.job_arn, kind)):
+        has_status = event.job is not None and "status" in event.job
+        if has_status or event.outcome != Outcome.EXISTS:
+            return event
+    raise _unknown(payload, f"creates a {kind.title}")
 
 
-def _read(event: object, outcomes: tuple[str, ...]) -> dict[str, Any] | None:
-    if isinstance(event, dict) and event.get("version") == EVENT_VERSION and event.get("outcome") in outcomes:
-        job = event.get("job")
-        if job is None or isinstance(job, dict):
-            return {"job": None, "reason": None, "error": None} | event
-    return None
+def _read(payload: object, outcomes: tuple[str, ...]) -> Event | None:
+    if not isinstance(payload, dict) or payload.get("version") != EVENT_VERSION:
+        return None
+    if payload.get("outcome") not in outcomes or not isinstance(payload.get("job"), (dict, type(None))):
+        return None
+    # A later release may say more.
+    return Event(**{each.name: payload.get(each.name) for each in fields(Event)})  # type: ignore[arg-type]
 
 
-def _unknown(event: object, task: str) -> TriggerFailedError:
+def _unknown(payload: object, task: str) -> TriggerFailedError:
     return TriggerFailedError(
         f"The task that {task} was resumed with an event that it does not know, which is no success: "
-        f"{event!r:.500}. If the package was just updated, restart the triggerer."
+        f"{payload!r:.500}. If the package was just updated, restart the triggerer."
     )

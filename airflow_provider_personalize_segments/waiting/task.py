@@ -196,7 +196,7 @@ class JobWaitingTask(PersonalizeTask):
         from airflow_provider_personalize_segments.waiting.events import Outcome, read_event
 
         ending = read_event(event, self.awaited_arn)
-        outcome, job = ending["outcome"], ending["job"] or {}
+        outcome, job = ending.outcome, ending.job or {}
         if job and not has_links(context):
             self._push_links(context, job)
         if outcome == Outcome.ACTIVE:
@@ -208,7 +208,7 @@ class JobWaitingTask(PersonalizeTask):
             return self._ask_last(context, job.get("status"))
         if outcome == Outcome.EXECUTION_TIMEOUT:
             raise AirflowTaskTimeout(f"{self.awaited_arn}: the task's execution_timeout was over.")
-        raise load_error(ending["error"])
+        raise load_error(ending.error)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """
@@ -243,8 +243,13 @@ class JobWaitingTask(PersonalizeTask):
         raise self._timeout_error(self._reporter.status or status)
 
     def _deadline(self, context: Context) -> datetime:
-        start = getattr(context.get("ti"), "start_date", None) or datetime.now(UTC)
-        return start + timedelta(seconds=min(self.pace.timeout, MAX_SECONDS))
+        return self._start(context) + timedelta(seconds=min(self.pace.timeout, MAX_SECONDS))
+
+    @staticmethod
+    def _start(context: Context) -> datetime:
+        """Return when this try began."""
+        start: datetime | None = getattr(context.get("ti"), "start_date", None)
+        return start or datetime.now(UTC)
 
     def _timeout_error(self, status: str | None) -> PersonalizeJobTimeoutError:
         return PersonalizeJobTimeoutError(self.awaited_arn, status, self.pace.timeout)

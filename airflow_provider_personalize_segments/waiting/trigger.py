@@ -1,8 +1,4 @@
-"""The trigger that waits for a batch job, for many tasks at the cost of one, and the base of all triggers.
-
-What it leaves in Airflow's database is plain JSON, and loads in later releases: new parameters get defaults,
-and none is taken away. Its events carry everything that resuming needs, in a version that is checked.
-"""
+"""The trigger that waits for a batch job, for many tasks at the cost of one, and the base of all triggers."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from airflow_provider_personalize_segments.connections import ConnectionSettings
 from airflow_provider_personalize_segments.errors import PersonalizeRequestError, dump_error
 from airflow_provider_personalize_segments.jobs import JobState, parse_job_arn
 from airflow_provider_personalize_segments.plain_json import make_json_safe
-from airflow_provider_personalize_segments.waiting.events import EVENT_VERSION, Outcome
+from airflow_provider_personalize_segments.waiting.events import Event, Outcome
 from airflow_provider_personalize_segments.waiting.poller import shared_poller
 from airflow_provider_personalize_segments.waiting.verdicts import (
     CANNOT_CANCEL,
@@ -45,9 +41,8 @@ class PersonalizeTrigger(BaseTrigger):
     """
     Base of the triggers that tasks defer to; they fire one event, whatever happens, and never raise.
 
-    The event is plain JSON: ``version``, ``job_arn``, ``outcome``, ``deadline``, ``job`` (as Describe last
-    gave it, or ``None``), ``reason`` (why there is no job yet, or ``None``) and ``error`` (what ended it,
-    with its fields, or ``None``).
+    The event is plain JSON, see :class:`~.waiting.events.Event`. What a trigger leaves in Airflow's database
+    loads in later releases: new parameters get defaults, and none is taken away.
 
     :param deadline: when to give up, as ISO 8601 with an offset; a triggerer's restart does not move it.
         ``None`` means never
@@ -96,17 +91,16 @@ class PersonalizeTrigger(BaseTrigger):
             # Whatever it is, a trigger that raises could only fail its task, without a word.
             outcome, error = Outcome.ERROR, caught
         await asyncio.sleep(start + EARLIEST_EVENT - asyncio.get_running_loop().time())
-        event = {
-            "version": EVENT_VERSION,
-            "job_arn": self._job_arn,
-            "outcome": outcome,
-            "deadline": self.deadline,
-            "job": self._last_job,
-            "reason": self._reason,
-            "error": None if error is None else dump_error(error),
-        }
+        event = Event(
+            outcome,
+            self._job_arn,
+            self.deadline,
+            self._last_job,
+            self._reason,
+            None if error is None else dump_error(error),
+        )
         # Once more, whatever it is made of: an event that cannot be encoded ends Airflow's triggerer.
-        yield TriggerEvent(make_json_safe(event))  # type: ignore[no-untyped-call]  # not annotated
+        yield TriggerEvent(make_json_safe(event.dump()))  # type: ignore[no-untyped-call]  # not annotated
 
     @abstractmethod
     async def _wait(self) -> str:
@@ -139,19 +133,11 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
     The event's ``outcome`` is ``active``, ``failed``, ``timeout``, ``execution_timeout`` or ``error``.
 
     :param job_arn: the job's ARN
-    :param deadline: when to give up, as ISO 8601 with an offset; a triggerer's restart does not move it.
-        ``None`` means never
-    :param execution_deadline: when the task's ``execution_timeout`` is over, in the same form
-    :param poke_interval: seconds between two calls about the job
     :param exponential_backoff: whether that interval doubles from call to call
     :param max_wait: the most seconds that it may grow to
-    :param poke_count: how often the task itself has asked already
     :param silent_fail: whether to go on waiting after an unexpected error
     :param is_created: whether the task has created the job, so that "not found" means "not yet"
-    :param aws_conn_id: the Airflow connection; ``None`` means the credentials that boto3 finds by itself
-    :param region_name: the AWS region; ``None`` means the one in the ARN
-    :param verify: whether to verify TLS certificates, or the path of a CA bundle
-    :param botocore_config: arguments of ``botocore.config.Config`` in a dict
+    :param deadline: as all other parameters: see :class:`PersonalizeTrigger`
     """
 
     def __init__(
@@ -162,7 +148,6 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
         poke_interval: float = 60.0,
         exponential_backoff: bool = False,
         max_wait: float | None = None,
-        poke_count: int = 1,
         silent_fail: bool = False,
         is_created: bool = False,
         aws_conn_id: str | None = "aws_default",
@@ -176,7 +161,6 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
         self.job_arn = self._job_arn = job_arn
         self.exponential_backoff = exponential_backoff
         self.max_wait = max_wait
-        self.poke_count = poke_count
         self.silent_fail = silent_fail
         self.is_created = is_created
 
@@ -187,7 +171,7 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
     async def _wait(self) -> str:
         self._reporter = Reporter(self.log, self.job_arn)
         settings = self._settings(parse_job_arn(self.job_arn).region)
-        count = self.poke_count
+        count = 1
         # The task has asked just now.
         delay = min(self._interval(count), self._time_left()[0])
         poller = shared_poller(settings)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
 CANNOT_CANCEL = (
-    "%s goes on, and is billed: Personalize cannot cancel a batch job. Nothing was deleted. A sensor can "
-    "wait for it; so does this task when it is cleared, unless its if_exists says otherwise."
+    "%s goes on, and is billed: Personalize cannot cancel a batch job. Nothing was deleted. Clear the task "
+    "to wait for it again; a sensor can, too."
 )
 """What is logged when a person ends a task whose job runs."""
 

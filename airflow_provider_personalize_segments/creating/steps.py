@@ -1,0 +1,305 @@
+"""Creating a job, on a worker and by way of the triggerer, and waiting for it."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Never
+
+from airflow_provider_personalize_segments.airflow_compat import AirflowTaskTimeout
+from airflow_provider_personalize_segments.errors import (
+    PersonalizeNewJobFailedError,
+    PersonalizeNoSlotError,
+    PersonalizeUnavailableError,
+    fail_on_invalid_parameters,
+    load_error,
+)
+from airflow_provider_personalize_segments.jobs import JobState, classify_status, is_job_arn
+from airflow_provider_personalize_segments.links import has_links
+from airflow_provider_personalize_segments.waiting.task import JobWaitingTask, seconds_until
+from airflow_provider_personalize_segments.waiting.verdicts import CANNOT_CANCEL
+
+if TYPE_CHECKING:
+    from airflow_provider_personalize_segments.airflow_compat import Context
+    from airflow_provider_personalize_segments.creating.lineage import TaskRecord
+    from airflow_provider_personalize_segments.creating.once import Attempt, Plan, Wanted
+
+QUICK_ATTEMPTS = 3
+"""Faults in a row that the worker outlasts before the task defers."""
+
+
+class JobCreatingTask(JobWaitingTask):
+    """Base of the create operators: the way to a job, and to its end; not for use in a DAG by itself."""
+
+    _has_created = True
+    _job_arn: str | None = None
+    _plan: Plan | None = None
+
+    @property
+    @abstractmethod
+    def may_wait(self) -> bool:
+        """Whether to wait until the job is over."""
+
+    @property
+    @abstractmethod
+    def may_defer(self) -> bool:
+        """Whether to wait in the triggerer."""
+
+    @abstractmethod
+    def find_wanted(self, context: Context, *, is_resumed: bool = False) -> tuple[Wanted, TaskRecord]:
+        """
+        Return the job that the task wants, as rendered, and where its plan is recorded.
+
+        :param context: the task's context
+        :param is_resumed: whether this try deferred before
+        :raises ValueError: when a parameter cannot be right
+        """
+
+    @property
+    def awaited_arn(self) -> str:
+        """The ARN of the job that was created or adopted."""
+        return self._job_arn or f"a {self.kind.title} of task {self.task_id!r}"
+
+    def execute(self, context: Context) -> str:
+        """Check what was rendered, have a job, and wait until it is done."""
+        from airflow_provider_personalize_segments.creating.requests import find_path_warnings
+
+        with fail_on_invalid_parameters():
+            if getattr(self, "multiple_outputs", False):
+                raise ValueError(
+                    f"{self.source_of('multiple_outputs')}: the task returns one ARN, which Airflow cannot "
+                    "split, and would fail after the job was created. Leave it out."
+                )
+            wanted, record = self.find_wanted(context)
+            deadline = self._deadline(context)
+            _ = self.may_wait, self.may_defer
+        for warning in find_path_warnings(wanted.plan.request):
+            self.log.warning(warning)
+        return self._go_on(context, self._have_job(context, wanted, record, deadline), deadline)
+
+    def on_kill(self) -> None:
+        """Say what becomes of the job when the task is ended on a worker."""
+        if self._job_arn:
+            self.log.warning(CANNOT_CANCEL, self._job_arn)
+        elif self._plan:
+            self.log.warning(CANNOT_CANCEL, f"If it was just being created, {self._plan.job_arn}")
+
+    # --- Creating ---------------------------------------------------------------------------------
+
+    def _have_job(self, context: Context, wanted: Wanted, record: TaskRecord, deadline: datetime) -> Attempt:
+        """Find or create the job, until the time is over; or leave creating it to the triggerer."""
+        from airflow_provider_personalize_segments.creating.once import (
+            FAIL,
+            Attempt,
+            Creation,
+            find,
+            may_take,
+        )
+
+        # Not in a thread that is given up: half an attempt, finished later, could meet with the next one.
+        limit = max(1.0, min(self.call_limit, seconds_until(deadline)))
+        hook = self.hook.with_limit(limit).without_retries()
+        pauses = Pauses()
+        while True:
+            try:
+                plan, job = find(hook, wanted, self.log)
+                break
+            except PersonalizeUnavailableError as error:
+                # Nothing is decided, so there is nothing that the triggerer could do.
+                self._pause(wanted.plan, Attempt(reason=str(error)), pauses, deadline)
+        self._plan = plan
+        # Without a record, `fail` cannot tell the task's own job by an explicit name.
+        record.keep(plan, is_needed=not wanted.is_own and wanted.if_exists == FAIL)
+        if job is not None:
+            self._tell_adopted(plan, job, is_new=wanted.is_own or plan is wanted.kept)
+            return Attempt(plan.job_arn, job)
+        creation = Creation(plan, self.log)
+        while (attempt := creation.attempt(hook)).job_arn is None:
+            if attempt.is_full:
+                self._push_links(context, plan.request)
+            # Only this process knows that its Create had no answer, which `fail` has to know.
+            is_bound = creation.is_unanswered and wanted.if_exists == FAIL and not wanted.is_own
+            is_patient = attempt.is_full or pauses.count >= QUICK_ATTEMPTS - 1
+            if is_patient and not is_bound and seconds_until(deadline) > 0 and self.may_defer:
+                self.log.warning("Not yet: %s", attempt.reason)
+                self._defer_creation(context, plan, deadline, attempt.reason)
+            self._pause(plan, attempt, pauses, deadline)
+        if attempt.job is not None:
+            is_own = attempt.is_own or plan is wanted.kept
+            may_take(wanted, plan, attempt.job, self.log, is_own=is_own)  # a failed one ends this try
+        return attempt
+
+    def _pause(self, plan: Plan, attempt: Attempt, pauses: Pauses, deadline: datetime) -> None:
+        """Wait a while after an attempt in vain."""
+        from airflow_provider_personalize_segments.creating.once import find_delay
+
+        self.log.warning("Not yet: %s", attempt.reason)
+        pauses.add(is_full=attempt.is_full)
+        if (left := seconds_until(deadline)) <= 0:
+            raise PersonalizeNoSlotError(plan.job_arn, attempt.reason, self.pace.timeout)
+        time.sleep(min(left, find_delay(pauses.count, self.pace.interval, is_full=attempt.is_full)))
+
+    def _tell_adopted(self, plan: Plan, job: dict[str, Any], *, is_new: bool) -> None:
+        self.log.info(
+            "%s exists already, created at %s: adopting it. It is %s.",
+            plan.job_arn,
+            job.get("creationDateTime"),
+            job["status"],
+        )
+        if not is_new and classify_status(job["status"]) is JobState.ACTIVE:
+            self.log.warning(
+                "%s was ACTIVE before this try began, so this try computes nothing: its output is from %s. "
+                "To compute anew, choose another job_name, leave it out, or set if_exists='new'.",
+                plan.job_arn,
+                job.get("lastUpdatedDateTime"),
+            )
+
+    def _defer_creation(self, context: Context, plan: Plan, deadline: datetime, reason: str | None) -> Never:
+        # Not at the top: only a task that defers needs asyncio, and what comes with it.
+        from airflow_provider_personalize_segments.creating.trigger import PersonalizeCreateBatchJobTrigger
+
+        self.defer(
+            trigger=PersonalizeCreateBatchJobTrigger(
+                kind=plan.kind.name,
+                request=plan.request,
+                job_name=plan.job_name,
+                waiting_since=self._start(context).isoformat(),
+                reason=reason,
+                poke_interval=self.pace.interval,
+                **self._trigger_arguments(deadline),
+            ),
+            method_name="execute_created",
+            # Templates may render to something else when the task resumes.
+            kwargs={"job_name": plan.job_name, "request": plan.request},
+            timeout=self._deferral_timeout(deadline),
+        )
+
+    def execute_created(
+        self,
+        context: Context,
+        event: dict[str, Any] | None = None,
+        job_name: str | None = None,
+        request: dict[str, Any] | None = None,
+    ) -> str:
+        """
+        Go on with the job that the trigger created.
+
+        :param context: the task's context
+        :param event: the event; whatever is not one of our trigger's is an error
+        :param job_name: the name under which the trigger created the job
+        :param request: the members of the Create request but the name
+        """
+        from airflow_provider_personalize_segments.creating.once import Attempt, Plan, may_take
+        from airflow_provider_personalize_segments.waiting.events import Outcome, read_creation_event
+
+        ending = read_creation_event(event, self.kind)
+        if job_name and request:
+            self._plan = Plan(self.kind, job_name, request)
+        if ending.outcome == Outcome.TIMEOUT:
+            arn: str = self._ask_last(context, ending.reason)
+            return arn
+        if ending.outcome == Outcome.EXECUTION_TIMEOUT:
+            raise AirflowTaskTimeout(
+                f"The task's execution_timeout was over before {self.awaited_arn} could be created."
+            )
+        if ending.outcome == Outcome.ERROR:
+            raise load_error(ending.error)
+        attempt = Attempt(ending.job_arn, ending.job, is_own=ending.outcome == Outcome.CREATED)
+        if not attempt.is_own and attempt.job is not None:
+            with fail_on_invalid_parameters():
+                wanted, _ = self.find_wanted(context, is_resumed=True)
+            may_take(wanted, self._plan or wanted.plan, attempt.job, self.log)
+        self.log.info("The triggerer has %s %s.", "found" if attempt.job else "created", attempt.job_arn)
+        self._has_links = has_links(context)
+        deadline = datetime.fromisoformat(ending.deadline) if ending.deadline else self._deadline(context)
+        return self._go_on(context, attempt, deadline)
+
+    # --- Waiting ----------------------------------------------------------------------------------
+
+    def _go_on(self, context: Context, attempt: Attempt, deadline: datetime) -> str:
+        """Tell of the job, now that there is one, and wait for it when that is asked for."""
+        arn = self._take(context, attempt)
+        state = classify_status((attempt.job or {}).get("status"))
+        if state is JobState.FAILED:
+            raise self._job_failure(context, attempt.job or {})
+        if state is JobState.ACTIVE or not self.may_wait:
+            return arn
+        if self.may_defer:
+            self._defer(context, deadline)
+        result: str = self._wait_here(context, deadline)
+        return result
+
+    def _take(self, context: Context, attempt: Attempt) -> str:
+        arn = self._job_arn = str(attempt.job_arn)
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key="return_value", value=arn)
+        self._push_links(context, attempt.job or (self._plan.request if self._plan else {}))
+        return arn
+
+    def _result(self, job: dict[str, Any] | None) -> str:
+        return self.awaited_arn
+
+    def _job_failure(self, context: Context, job: dict[str, Any]) -> Exception:
+        ti = context["ti"]
+        if ti.try_number <= (getattr(ti, "max_tries", None) or 0):
+            return PersonalizeNewJobFailedError.from_job(self.awaited_arn, job)
+        return super()._job_failure(context, job)
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """
+        End the way the trigger's event says.
+
+        :param context: the task's context
+        :param event: the event; whatever is not one of our trigger's is an error
+        :returns: the job's ARN, when it is ACTIVE
+        """
+        arn = event.get("job_arn") if isinstance(event, dict) else None
+        self._job_arn = arn if is_job_arn(arn, self.kind) else None
+        return super().execute_complete(context, event)
+
+    def _ask_last(self, context: Context, status: str | None) -> Any:
+        if self._job_arn is None:
+            arn = self._take(context, attempt := self._find_last(context, status))
+            if not self.may_wait:
+                if classify_status((attempt.job or {}).get("status")) is JobState.FAILED:
+                    raise self._job_failure(context, attempt.job or {})
+                return arn
+            status = None
+        return super()._ask_last(context, status)
+
+    def _find_last(self, context: Context, reason: str | None) -> Attempt:
+        """Find the job that the triggerer may have created before it was heard of no more."""
+        from airflow_provider_personalize_segments.creating.once import Attempt, find, look, may_take
+
+        deferred = self._plan
+        with fail_on_invalid_parameters():
+            wanted, _ = self.find_wanted(context, is_resumed=True)
+        plan, hook = deferred or wanted.kept, self.hook.with_limit(self.call_limit).without_retries()
+        try:
+            if plan is None:
+                plan, job = find(hook, wanted, self.log)
+            elif (job := look(hook, plan)) is not None:
+                may_take(wanted, plan, job, self.log, is_own=plan is wanted.kept)
+        except PersonalizeUnavailableError as error:
+            plan, job, reason = plan or wanted.plan, None, str(error)
+        if job is None:
+            raise PersonalizeNoSlotError(plan.job_arn, reason, self.pace.timeout)
+        return Attempt(plan.job_arn, job)
+
+
+class Pauses:
+    """Counts attempts in vain, of one sort in a row."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._is_full = False
+
+    def add(self, *, is_full: bool) -> None:
+        """
+        Count one.
+
+        :param is_full: its sort: whether AWS lets no more jobs run at a time
+        """
+        self.count = self.count + 1 if is_full == self._is_full else 1
+        self._is_full = is_full
