@@ -26,7 +26,7 @@ from airflow_provider_personalize_segments import (
     testing,
     triggers,
 )
-from airflow_provider_personalize_segments.creating import requests
+from airflow_provider_personalize_segments.creating import requests, steps
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.waiting import verdicts
 
@@ -189,7 +189,7 @@ def messages():
             wrong()
         yield str(caught.value)
     # Logged, not raised; test_sensors.py and test_operators.py produce them.
-    for module in (verdicts, operators):
+    for module in (verdicts, operators, steps):
         yield re.sub(r'"\s*"|%[sdr]', "", inspect.getsource(module))
     yield str(errors.PersonalizeJobTimeoutError(arn, None, 60))
     yield str(errors.load_error({"type": "KeyError", "text": "x"}))
