@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import airflow
 import psutil
+from airflow_database import migrate
 
 from airflow_provider_personalize_segments.testing.ports import hold_port
 
@@ -118,10 +119,7 @@ class RunningAirflow:
     # --- Its parts --------------------------------------------------------------------------------
 
     def migrate(self) -> None:
-        command = [sys.executable, "-m", "airflow", "db", "migrate"]
-        with (self.home / "migrate.log").open("wb") as log:
-            output = {"stdout": log, "stderr": subprocess.STDOUT}
-            subprocess.run(command, check=True, **output, env=self.environment, timeout=PATIENCE)
+        migrate(self.home, self.environment)
         with contextlib.closing(sqlite3.connect(self.database)) as database:
             database.execute("PRAGMA journal_mode=WAL")  # who reads does not wait for who writes
 
