@@ -41,8 +41,7 @@ def find_differences(kind: BatchJobKind, request: Mapping[str, Any], job: Mappin
     :param request: what :func:`build_request` returned
     :param job: the job as Describe gives it, as plain JSON
     """
-    # The job went through the same.
-    asked, there = dict(_flatten(kind, make_json_safe(request))), dict(_flatten(kind, job))
+    asked, there = _read(kind, request, job)
     return [
         _tell(field, asked, there)
         for field in sorted(asked.keys() | there.keys())
@@ -63,12 +62,19 @@ def find_other_environment(
     :param request: what :func:`build_request` returned
     :param job: the job as Describe gives it, as plain JSON
     """
-    asked, there = dict(_flatten(kind, make_json_safe(request))), dict(_flatten(kind, job))
+    asked, there = _read(kind, request, job)
     return [
         _tell(field, asked, there)
         for field in _ENVIRONMENT
         if str(asked.get(field)).rstrip("/") != str(there.get(field)).rstrip("/")
     ]
+
+
+def _read(
+    kind: BatchJobKind, request: Mapping[str, Any], job: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields of a request and of a job; both were made plain JSON in the same way."""
+    return dict(_flatten(kind, make_json_safe(request))), dict(_flatten(kind, job))
 
 
 def _tell(field: str, asked: Mapping[str, Any], there: Mapping[str, Any]) -> str:

@@ -62,43 +62,33 @@ class MockPersonalize:
         """
         Let the function run inside; a parameter named ``personalize`` gets the control.
 
-        :param function: a function, a coroutine function, or a generator function such as a pytest fixture
+        :param function: a function or method
+        :raises TypeError: for a coroutine function, a generator function, or a class
         """
-        if not inspect.isroutine(function):
-            raise TypeError(f"mock_personalize decorates functions, got {function!r}.")
+        if not inspect.isroutine(function) or _runs_later(function):
+            raise TypeError(
+                f"mock_personalize decorates functions that run when they are called, got {function!r}. "
+                "Use it as a context manager inside, or take the fixture personalize."
+            )
         signature = inspect.signature(function)
         wants_control = "personalize" in signature.parameters
 
-        def give(control: PersonalizeControl, named: dict[str, Any]) -> dict[str, Any]:
-            return {**named, "personalize": control} if wants_control else named
+        def run(*args: Any, **named: Any) -> Any:
+            with self as control:
+                return function(*args, **({**named, "personalize": control} if wants_control else named))
 
-        wrapper: Any
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def wrapper(*args: Any, **named: Any) -> Any:
-                with self as control:
-                    return await function(*args, **give(control, named))
-
-        elif inspect.isgeneratorfunction(function):
-
-            @functools.wraps(function)
-            def wrapper(*args: Any, **named: Any) -> Any:
-                with self as control:
-                    return (yield from function(*args, **give(control, named)))
-
-        else:
-
-            @functools.wraps(function)
-            def wrapper(*args: Any, **named: Any) -> Any:
-                with self as control:
-                    return function(*args, **give(control, named))
+        wrapper: Any = functools.wraps(function)(run)
 
         # pytest would look for a fixture of this name.
         wrapper.__signature__ = signature.replace(
             parameters=[each for name, each in signature.parameters.items() if name != "personalize"]
         )
         return wrapper  # type: ignore[no-any-return]  # it stands in for the function, of the same type
+
+
+def _runs_later(function: object) -> bool:
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return any(is_kind(function) for is_kind in kinds)
 
 
 @overload

@@ -63,9 +63,9 @@ def test_decorated(tmp_name, personalize):
 
 
 @pytest.fixture
-@mock_personalize(progress="by_hand")
-def own(personalize):
-    yield personalize
+def own():
+    with mock_personalize(progress="by_hand") as personalize:
+        yield personalize
 
 
 def test_own_fixture(own):
