@@ -1,4 +1,4 @@
-"""Calls that nobody waits for longer than they are worth, in threads that hold up no exit.
+"""Calls that a caller waits for a bounded time only, in threads that hold up no exit.
 
 A socket's timeout does not bound a call: each byte of a slow answer starts it again, and the lookup of a name
 has none. So callers wait for a bounded time, and then go on without the answer.
@@ -33,7 +33,7 @@ def find_limit(interval: float) -> float:
 
 class DaemonThreads(Executor):
     """
-    A pool of threads that end with the process, whatever they are doing; the standard pool's hold it up.
+    A pool of threads that end with the process, even in a call; the standard pool's threads hold it up.
 
     :param max_threads: the most threads there are at a time
     :param name: begins the threads' names
@@ -74,7 +74,7 @@ class DaemonThreads(Executor):
         Let the threads end when their calls have.
 
         :param wait: whether to return only then
-        :param cancel_futures: of no effect; a pool is shut down when nobody waits for it any more
+        :param cancel_futures: without effect; a pool is shut down when no caller waits for it any more
         """
         with self._lock:
             self._is_closed = True
@@ -92,7 +92,7 @@ class DaemonThreads(Executor):
                 try:
                     answer = function()
                 except StopIteration as error:
-                    # asyncio's futures take every error but this one, and nobody would hear of it.
+                    # asyncio's futures take every error but this one, so its caller would wait for ever.
                     future.set_exception(RuntimeError(f"A call ended in {error!r}"))
                 except BaseException as error:
                     future.set_exception(error)

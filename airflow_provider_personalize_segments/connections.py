@@ -1,4 +1,4 @@
-"""How the triggerer reaches AWS: one client and one small pool of threads for all who share their settings.
+"""How the triggerer reaches AWS: one client and a few threads for all triggers of the same settings.
 
 Calls are made in threads, on plain boto3, so that the event loop never waits for a socket, a connection or a
 client. The threads do nothing but AWS: the Airflow connection is read before, in the way that every Airflow
@@ -76,7 +76,7 @@ class ConnectionSettings(NamedTuple):
 
 class SharedConnection:
     """
-    The client and the threads that all of an event loop share who have the same settings.
+    The client and the threads that all triggers of an event loop with the same settings share.
 
     Get it from :func:`shared_connection`. Everything but the calls runs on the event loop.
 
@@ -134,7 +134,7 @@ class SharedConnection:
         """
         Call AWS in a thread, after :meth:`acquire`, and give that right back.
 
-        A call that has no answer after a while makes room for others, so that calls that hang hold up nobody.
+        A call that has no answer after a while makes room for others, so that calls that hang hold up none.
 
         :param ask: makes the call
         :returns: a task with its answer, or with the error of the call or of reading the Airflow connection
@@ -239,7 +239,7 @@ class ConnectionPart(ABC):
     A task of its own on the event loop that works for many waiters, by way of a shared connection.
 
     Its tasks run in a context of their own, as what they log is no single trigger's. When one fails by a
-    mistake of ours, all who wait are told, and the next to come gets a new part.
+    mistake of ours, all waiting triggers get its error, and the next one gets a new part.
 
     :param connection: how it reaches AWS
     :param name: the task's name
@@ -260,11 +260,11 @@ class ConnectionPart(ABC):
 
     @abstractmethod
     def _waiting(self) -> Iterable[asyncio.Future[Any]]:
-        """Return the futures of all who wait."""
+        """Return the futures of all waiting triggers."""
 
     @abstractmethod
     def _forget_all(self) -> None:
-        """Forget all who wait; the part is closed."""
+        """Forget all waiting triggers; the part is closed."""
 
     def close(self) -> None:
         """Give up its tasks and its place at the connection; the next to come gets a new part."""
@@ -278,7 +278,7 @@ class ConnectionPart(ABC):
         self._connection.leave(self)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task whose errors are told to all who wait."""
+        """Start a task whose error all waiting triggers get."""
         task = self._loop.create_task(work, name=self._name, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._end)
@@ -305,7 +305,7 @@ class ConnectionPart(ABC):
 
 
 def _retrieve(call: asyncio.Task[Any]) -> None:
-    """Keep asyncio from warning about an error that nobody waits for any more."""
+    """Keep asyncio from warning about an error after the last trigger has left."""
     if not call.cancelled():
         call.exception()
 

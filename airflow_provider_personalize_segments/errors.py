@@ -14,7 +14,7 @@
     RuntimeError                    Airflow retries the task
     ├── PersonalizeNewJobFailedError  the job that the task created failed; a retry creates another
     ├── PersonalizeUnavailableError AWS did not answer properly; it may the next time
-    └── TriggerFailedError          waiting in the triggerer went wrong, whatever the job does
+    └── TriggerFailedError          waiting in the triggerer went wrong; the job goes on
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class PersonalizeNoSlotError(_PicklableError, AirflowSensorTimeout):
     The operator's ``timeout`` was over before the job could be created.
 
     :param job_arn: the ARN that the job would have had
-    :param reason: why AWS did not create it when it was last asked, or ``None`` when nobody asked
+    :param reason: why AWS did not create it when it was last asked, or ``None`` when no call was made
     :param timeout: the timeout in seconds
     """
 

@@ -106,7 +106,7 @@ class InvalidCABundleError(BotoCoreError):  # type: ignore[misc]  # botocore has
 
 class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
     """
-    Describe, list and create Personalize batch jobs, whatever their kind.
+    Describe, list and create Personalize batch jobs of either kind.
 
     Credentials, assumed roles, endpoints, proxies and everything else an AWS connection can say work as
     in the amazon provider, with one difference: a named connection that does not exist is an error, never
@@ -440,7 +440,7 @@ def _member(response: object, name: str) -> Any:
 
 def is_configured(config: Config, option: str) -> bool:
     """
-    Tell whether somebody set an option of botocore's configuration, be it to its default.
+    Tell whether an option of botocore's configuration was set, even if to its default.
 
     :param config: the configuration
     :param option: the option's name

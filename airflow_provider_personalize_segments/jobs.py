@@ -274,7 +274,7 @@ def resolve_region(
 
 
 class JobState(Enum):
-    """What a status means for whoever waits for the job."""
+    """What a status means for a task that waits for the job."""
 
     WAITING = "waiting"
     ACTIVE = "active"
@@ -295,7 +295,7 @@ def classify_status(status: object) -> JobState:
     """
     Judge a status: the one place that decides whether a gate opens.
 
-    Only ``ACTIVE`` opens it. ``CREATE FAILED``, and whatever else ends in FAILED or STOPPED, closes it
+    Only ``ACTIVE`` opens it. ``CREATE FAILED``, and every status that ends in FAILED or STOPPED, closes it
     for good. Everything else, known or not, is "not yet": the API documents no closed list.
 
     :param status: ``status`` of a job or a summary; anything but text is "not yet"

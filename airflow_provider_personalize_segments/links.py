@@ -107,7 +107,7 @@ def has_links(context: Context) -> bool:
     ti = context.get("ti")
     if ti is None:
         return False
-    with suppress(Exception):  # whatever Airflow's API or database raises, no link is worth a task
+    with suppress(Exception):  # no error of Airflow's API or database fails a task for a link
         key = LINKS[0].xcom_key
         return bool(ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index))
     return False
@@ -118,7 +118,7 @@ def push_links(context: Context, hook: PersonalizeHook, job: Mapping[str, Any], 
     Make a task's links visible, now.
 
     The page of the dataset group is known from the solution version; where AWS does not tell it within a
-    second, it is the console's first page. Whatever goes wrong here is logged, and fails no task.
+    second, it is the console's first page. An error here is logged, and fails no task.
 
     :param context: the task's context
     :param hook: the hook to find the dataset group with, which has read its connection

@@ -183,7 +183,7 @@ class PersonalizeListBatchInferenceJobsOperator(ListBatchJobsOperator):
 
 class PersonalizeCreateBatchSegmentJobOperator(CreateBatchJobOperator):
     """
-    Create a batch segment job once, whatever happens, and wait until its user segments are in S3.
+    Create a batch segment job once, and wait until its user segments are in S3.
 
     ::
 

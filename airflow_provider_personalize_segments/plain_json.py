@@ -1,4 +1,4 @@
-"""Plain JSON of whatever AWS sends: fit for UTF-8, msgpack, Airflow's database and its logs.
+"""Plain JSON of the values that AWS sends: fit for UTF-8, msgpack, Airflow's database and its logs.
 
 Airflow 3.3's triggerer ends, at every start anew, when an event holds text or a number that cannot be
 encoded. So every answer passes through here before it travels.

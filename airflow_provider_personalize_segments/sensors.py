@@ -30,7 +30,7 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
     - ACTIVE: done. XCom ``return_value`` is the job as Describe gives it, as plain JSON.
     - CREATE FAILED, or any other status that ends in FAILED or STOPPED: the task fails with
       :class:`~.errors.PersonalizeJobFailedError` and Personalize's reason, without retries.
-    - Any other status, known or not: not yet. One that nobody documented is warned about.
+    - Any other status, known or not: not yet. An undocumented one is warned about.
     - Throttling, 5xx, network faults and unreadable answers: not yet, until ``timeout``.
     - Access denied, invalid input, a job or a connection that does not exist: the task fails at once,
       without retries, naming the ARN, the region and the connection.
@@ -39,7 +39,7 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
     ``soft_fail`` nor ``never_fail`` hides it: it is a mistake in the DAG, not news about the job.
 
     :param job_arn: the ARN of the job
-    :param deferrable: whether to wait in the triggerer instead of on a worker, whatever ``mode`` says; the
+    :param deferrable: whether to wait in the triggerer instead of on a worker, in every ``mode``; the
         default is ``[operators] default_deferrable``. Every other parameter means the same there.
     :param kwargs: the connection parameters of :class:`~.tasks.PersonalizeTask`, and everything that
         Airflow's ``BaseSensorOperator`` takes: ``mode`` (``poke`` or ``reschedule``), ``poke_interval`` and

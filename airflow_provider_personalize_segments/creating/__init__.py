@@ -1,1 +1,1 @@
-"""Creating a job once, whatever dies in between."""
+"""Creating a job once, even if a worker or triggerer dies."""

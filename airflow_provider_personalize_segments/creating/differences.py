@@ -21,7 +21,7 @@ _ENVIRONMENT = (
 )
 _EXPLORATION = "batchInferenceJobConfig.itemExplorationConfig"
 _DEFAULTS: dict[str, Any] = {
-    # Whether Describe shows what nobody set is not documented, so what is the default counts as set.
+    # AWS does not document whether Describe shows defaults, so a missing field counts as its default.
     # https://docs.aws.amazon.com/personalize/latest/dg/native-recipe-new-item-USER_PERSONALIZATION.html
     # https://docs.aws.amazon.com/personalize/latest/dg/API_BatchInferenceJobConfig.html
     "numResults": DEFAULT_NUM_RESULTS,

@@ -46,8 +46,8 @@ class TaskRecord:
     """
     Records the plan of a task before its job is created, from Airflow 3.3 on.
 
-    A retry resumes the recorded plan, whatever templates render to by then. Before 3.3, and when a record
-    cannot be read, the names alone tell.
+    A retry resumes the recorded plan, even if templates render differently by then. Before 3.3, and when a
+    record cannot be read, the names alone tell.
 
     :param context: the task's context
     :param log: the task's log

@@ -161,7 +161,7 @@ def may_take(wanted: Wanted, plan: Plan, job: dict[str, Any], log: Log, *, is_ow
     :param plan: the plan whose name the job has
     :param job: the job as Describe gives it, as plain JSON
     :param log: the task's log
-    :param is_own: whether the job is known to be the lineage's own, whatever its name tells
+    :param is_own: whether a record or an unanswered Create proves that the job is the lineage's own
     :returns: whether the task takes it; ``False`` when it failed, so that the next name may be tried
     :raises PersonalizeJobExistsError: when it is neither
     """

@@ -106,7 +106,7 @@ class SlotQueue(ConnectionPart):
 
     def join(self, creation: Creation, since: datetime, interval: float, reason: str | None = None) -> Ticket:
         """
-        Take a place, before those who came later.
+        Take a place, before all tasks that began to wait later.
 
         :param creation: creates the job; AWS refused it just now
         :param since: since when the task waits

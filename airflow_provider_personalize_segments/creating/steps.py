@@ -186,7 +186,7 @@ class JobCreatingTask(JobWaitingTask):
         Go on with the job that the trigger created.
 
         :param context: the task's context
-        :param event: the event; whatever is not one of our trigger's is an error
+        :param event: the event; any other than our trigger's is an error
         :param job_name: the name under which the trigger created the job
         :param request: the members of the Create request but the name
         """
@@ -251,7 +251,7 @@ class JobCreatingTask(JobWaitingTask):
         End the way the trigger's event says.
 
         :param context: the task's context
-        :param event: the event; whatever is not one of our trigger's is an error
+        :param event: the event; any other than our trigger's is an error
         :returns: the job's ARN, when it is ACTIVE
         """
         arn = event.get("job_arn") if isinstance(event, dict) else None

@@ -232,7 +232,7 @@ class Demo:
             raise DemoFailed(f"Create was called {created} times.")
         tell("One job was created. It became ACTIVE, and only then did show_segments run.")
 
-        head("2. A DAG that waits for somebody else's job, which fails")
+        head("2. A DAG that waits for another team's job, which fails")
         reason = "Invalid S3 output path: the service role may not write to it"
         version = self._local.add_solution_version("demo-failing")
         self._local.fail_job("doomed-segments", reason)

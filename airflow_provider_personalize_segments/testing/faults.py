@@ -179,7 +179,7 @@ class Faults:
 
 @dataclass(frozen=True)
 class Call:
-    """A Personalize call that was received, whatever became of it."""
+    """A Personalize call that was received, answered or not."""
 
     operation: str
     parameters: dict[str, Any]

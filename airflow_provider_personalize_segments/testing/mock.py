@@ -97,7 +97,7 @@ def mock_personalize(function: F, /) -> F: ...
 def mock_personalize(**options: Unpack[Options]) -> MockPersonalize: ...
 def mock_personalize(function: F | None = None, /, **options: Unpack[Options]) -> F | MockPersonalize:
     """
-    Give boto3 in this process Personalize batch jobs, S3 and whatever else moto has, with dummy credentials.
+    Give boto3 in this process Personalize batch jobs, and all services of moto's, with dummy credentials.
 
     As a context manager it gives the control::
 

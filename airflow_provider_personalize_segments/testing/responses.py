@@ -49,7 +49,7 @@ class BatchJobsResponse(PersonalizeResponse):
     """
     moto's answers for schemas, and those for solution versions, batch jobs and their tags.
 
-    :param control: whose stores are asked, and who decides what goes wrong
+    :param control: has the stores and the faults
     """
 
     def __init__(self, control: PersonalizeControl) -> None:

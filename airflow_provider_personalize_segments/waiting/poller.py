@@ -1,11 +1,11 @@
-"""Who asks AWS about a job in the triggerer, and when: once for everyone who waits.
+"""One call about a job in the triggerer, for all triggers that wait for it.
 
 Triggers share a :class:`JobPoller`, which asks through the :class:`~.connections.SharedConnection`:
 
 - per connection settings and region one task on the event loop;
 - per job one Describe for however many triggers wait for it, at the pace of the most eager of them;
 - jobs that begin together are spread over their interval, so that their calls do not arrive together;
-- throttling and faults slow down the job that met them, and nobody else;
+- throttling and faults slow down the job that met them, and no other;
 - a call that hangs is given up after seconds, and its job gets few of the threads until AWS answers;
 - the last one to leave takes the task with it.
 """
@@ -31,7 +31,7 @@ from airflow_provider_personalize_segments.waiting.verdicts import Verdict, ask,
 MAX_BACKOFF = 300.0
 """Seconds between two calls about a job that AWS does not answer, unless its own interval is longer."""
 MAX_BACKOFF_INTERVALS = 12
-"""The same in intervals of the job, whichever is shorter: who asks often wants to hear early of the end."""
+"""The same in intervals of the job, whichever is shorter: a short interval asks to hear of the end early."""
 MAX_FAILURES = 4
 """Counted failures; 2**4 intervals are more than the bounds above, and more would only slow the recovery."""
 WOKEN_AT_ONCE = 50
@@ -54,7 +54,7 @@ class Subscription:
 
 
 class _Watch:
-    """A job that somebody waits for."""
+    """A job that triggers wait for."""
 
     __slots__ = (
         "due",
@@ -106,7 +106,7 @@ class JobPoller(ConnectionPart):
         watch, interval = self._watches.get(job_arn), delay
         if watch is None:
             watch = self._watches[job_arn] = _Watch(job_arn)
-            # A random part of the interval keeps jobs apart that began together. Who joins later takes the
+            # A random part of the interval keeps jobs apart that began together. A later trigger takes the
             # job's turn: were each to draw its own, the earliest of many would always be at once.
             delay *= random.random()
         subscription = Subscription(self._loop.time() + delay, self._loop.create_future())
@@ -157,7 +157,7 @@ class JobPoller(ConnectionPart):
     # --- When -------------------------------------------------------------------------------------
 
     def _plan(self, watch: _Watch, wanted: float, interval: float) -> None:
-        """Put a job where it belongs in the queue: due when the first of those who wait wants it."""
+        """Put a job where it belongs in the queue: due when the first of its triggers wants it."""
         watch.wanted = min(watch.wanted, wanted)
         watch.interval = min(watch.interval, interval)
         if watch.is_asked:
@@ -191,7 +191,7 @@ class JobPoller(ConnectionPart):
             await self._sleep(self._queue[0][0] - self._loop.time() if self._queue else None)
 
     async def _hand_out(self, watch: _Watch, call: asyncio.Task[Verdict]) -> None:
-        """Give an answer to all who wait for it, and plan the next call."""
+        """Give an answer to all triggers that wait for it, and plan the next call."""
         limit = find_limit(watch.interval)
         await asyncio.wait([call], timeout=limit)
         is_silent = not call.done()
@@ -208,13 +208,13 @@ class JobPoller(ConnectionPart):
         watch.is_suspect = is_silent and not has_answer
         self._pace(watch, has_answer=has_answer)
         if is_silent and isinstance(answer, Verdict) and not has_answer:
-            # All who wait know that; they get the next answer.
+            # The triggers know that; they get the next answer.
             self._plan(watch, watch.wanted, watch.interval)
         else:
             self._wake_up(watch, answer)
 
     def _wake_up(self, watch: _Watch, answer: Verdict | BaseException) -> None:
-        """Hand an answer to all who wait for it; they say when they want the next."""
+        """Hand an answer to all triggers that wait for it; each says when it wants the next."""
         watch.wanted = watch.interval = float("inf")
         self._wake_some([each for each in watch.subscriptions if not each.future.done()], answer)
 

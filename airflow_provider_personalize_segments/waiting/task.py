@@ -190,7 +190,7 @@ class JobWaitingTask(PersonalizeTask):
         """
         End the way the trigger's event says.
 
-        :param event: the event; whatever is not one of our trigger's is an error
+        :param event: the event; any other than our trigger's is an error
         :returns: what the task returns when the job is ACTIVE
         """
         from airflow_provider_personalize_segments.waiting.events import Outcome, read_event

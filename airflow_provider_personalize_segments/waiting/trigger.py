@@ -39,7 +39,7 @@ executor says that it is over, and fails or retries it (https://github.com/apach
 
 class PersonalizeTrigger(BaseTrigger):
     """
-    Base of the triggers that tasks defer to; they fire one event, whatever happens, and never raise.
+    Base of the triggers that tasks defer to; each fires exactly one event, and never raises.
 
     The event is plain JSON, see :class:`~.waiting.events.Event`. What a trigger leaves in Airflow's database
     loads in later releases: new parameters get defaults, and none is taken away.
@@ -88,7 +88,7 @@ class PersonalizeTrigger(BaseTrigger):
         try:
             outcome, error = await self._wait(), None
         except Exception as caught:
-            # Whatever it is, a trigger that raises could only fail its task, without a word.
+            # A trigger that raises fails its task without a word about the reason.
             outcome, error = Outcome.ERROR, caught
         await asyncio.sleep(start + EARLIEST_EVENT - asyncio.get_running_loop().time())
         event = Event(
@@ -99,7 +99,7 @@ class PersonalizeTrigger(BaseTrigger):
             self._reason,
             None if error is None else dump_error(error),
         )
-        # Once more, whatever it is made of: an event that cannot be encoded ends Airflow's triggerer.
+        # All of it once more: an event that cannot be encoded ends Airflow's triggerer.
         yield TriggerEvent(make_json_safe(event.dump()))  # type: ignore[no-untyped-call]  # not annotated
 
     @abstractmethod

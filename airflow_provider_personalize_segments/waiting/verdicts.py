@@ -30,7 +30,7 @@ class Log(Protocol):
         """Log what is going on."""
 
     def warning(self, message: str, /, *args: Any) -> Any:
-        """Log what somebody should look at."""
+        """Log what a person should look at."""
 
 
 class Verdict(NamedTuple):
@@ -53,7 +53,7 @@ def ask(hook: PersonalizeHook, job_arn: str, *, is_created: bool = False) -> Ver
 
     :param hook: the hook to call with
     :param job_arn: the job's ARN
-    :param is_created: whether whoever asks has created the job
+    :param is_created: whether the task that asks has created the job
     :returns: a verdict; no answer, for a reason that may pass, is WAITING
     :raises PersonalizeRequestError: when AWS refuses for good
     :raises ConnectionNotFoundError: when the hook's connection does not exist
@@ -92,7 +92,7 @@ def judge_refusal(error: PersonalizeRequestError, *, is_created: bool) -> Verdic
     Judge what AWS refuses for good, which a job that it does not show yet only seems to be.
 
     :param error: the refusal
-    :param is_created: whether whoever asked has created the job: none can be deleted, so it exists
+    :param is_created: whether the task that asked has created the job: no job can be deleted, so it exists
     :raises PersonalizeRequestError: the refusal, when it is one
     """
     if is_created and error.code == "ResourceNotFoundException":
