@@ -101,7 +101,7 @@ def test_a_job_in_the_way_is_told_with_every_difference():
     assert str(different) == (
         f"{ARN} (ACTIVE) exists already, and is another job than the one asked for: numResults is 25, not "
         "99; roleArn is 'a', not 'b'. Nothing was created: choose another job_name, or set if_exists='new' "
-        "to create it under the next number."
+        "to create it under a name of the task's own."
     )
     assert (different.job_arn, different.status) == (ARN, "ACTIVE")
     assert different.differences == ("numResults is 25, not 99", "roleArn is 'a', not 'b'")

@@ -170,7 +170,6 @@ class TestDeferring:
             "poke_interval": 7,
             "exponential_backoff": True,
             "max_wait": 120,
-            "poke_count": 1,
             "silent_fail": True,
             "is_created": False,
             "aws_conn_id": "aws_default",
