@@ -333,6 +333,25 @@ class TestOnce:
         ):
             execute(local, TaskInstance(try_number=2, max_tries=1), if_exists="fail")
 
+    def test_never_adopts_after_a_clear_what_another_task_created_first(self, local):
+        local._settings.progress = "by_hand"
+        context = {"task_state_store": Store()}
+        options = {"if_exists": "fail", "wait_for_completion": False}
+        note, begun, created = local.calls.append, [], []
+
+        def create_first(call):
+            note(call)
+            if call.operation == CREATE and not begun:
+                begun.append(call)
+                created.append(execute(local, TaskInstance(task_id="first"), **options))
+
+        local.calls.append = create_first
+        for try_number in (1, 2):
+            ti = TaskInstance(try_number=try_number, max_tries=try_number - 1)
+            with pytest.raises(PersonalizeJobExistsError, match="if_exists is 'fail'"):
+                execute(local, ti, context, **options)
+        assert created == [ARN]
+
     def test_waits_for_its_own_running_job_after_a_clear_when_airflow_recorded_it(self, local):
         local._settings.progress = "by_hand"
         context = {"task_state_store": Store()}
@@ -481,6 +500,9 @@ class Store:
         if self.broken:
             raise RuntimeError("the API server is restarting")
         self.kept[key] = json.dumps(value)
+
+    def delete(self, key):
+        self.kept.pop(key, None)
 
 
 class TestDeferring:
@@ -657,9 +679,11 @@ class TestResuming:
             with pytest.raises(PersonalizeJobExistsError, match="if_exists is 'fail'"):
                 self.resume(local, "execute_created", event, **options)
 
-    def test_a_different_job_that_exists_is_an_error(self, local):
+    @pytest.mark.parametrize("outcome", ["exists", "created"])
+    def test_a_different_job_that_exists_is_an_error(self, local, outcome):
+        """Even after a Create without an answer, which another task's Create may have overtaken."""
         local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version, num_results=7)
-        event = self.event(outcome="exists", job=make_json_safe(local.job(ARN)))
+        event = self.event(outcome=outcome, job=make_json_safe(local.job(ARN)))
         with pytest.raises(PersonalizeJobExistsError, match="numResults is 7 instead of 25"):
             self.resume(local, "execute_created", event)
 

@@ -235,6 +235,9 @@ class Store:
         if value["job_name"] in self.task.world.steps[-1].absent:
             self.task.recorded_free.add(value["job_name"])
 
+    def delete(self, key):
+        self.kept.pop(key, None)
+
 
 class Step:
     """One process at work: a worker in a try, or a triggerer."""
@@ -694,23 +697,23 @@ class Task:
             is_alike = is_same
             may_adopt = not self.has_own_names and self.options.if_exists == "adopt"
             is_unfinished = classify_status(status or "") is JobState.WAITING
-            if self.is_open_fault(arn, creator):
+            if self.cannot_tell(arn) and any(is_same(request, job.request) for request in asked):
                 return
             if not may_adopt and not (is_earlier and (is_unfinished or was_taken)):
                 world.blame(f"3: {lineage.key} takes {name_of(arn)} of {creator}, {status}")
         if not any(is_alike(request, job.request) for request in asked):
             world.blame(f"2: {lineage.key} takes {name_of(arn)} of {creator}, {job.request}, not {asked}")
 
-    def is_open_fault(self, arn, creator):
-        """Whether the package takes this job for the lineage's own, and cannot know better so far."""
+    def cannot_tell(self, arn):
+        """Whether a record, or a Create without an answer, makes a stranger's job look like its own."""
         if self.has_own_names:
             return False
         name = name_of(arn)
         if name in self.recorded_free:
-            explored["open: a record made before Create counts as proof"] += 1
+            explored["a record made before Create counts as proof"] += 1
             return True
         if name in self.lineage.lost:
-            explored["open: a Create that was lost counts as proof"] += 1
+            explored["a Create that was lost counts as proof"] += 1
             return True
         return False
 

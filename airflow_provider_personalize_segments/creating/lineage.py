@@ -91,6 +91,16 @@ class TaskRecord:
         else:
             self._kept = kept
 
+    def forget(self) -> None:
+        """Take back what was recorded: AWS gave the name to another job, so it proves nothing."""
+        if self._store is None:
+            return
+        try:
+            self._store.delete(STATE_KEY)
+        except Exception as error:
+            self._log.warning("Airflow's task state store could not be written: %s", error)
+        self._kept = None
+
     def recall(self) -> Record | None:
         """Return what was recorded last; ``None`` when there is nothing, or nothing that makes sense."""
         if self._store is None:

@@ -161,13 +161,14 @@ def may_take(wanted: Wanted, plan: Plan, job: dict[str, Any], log: Log, *, is_ow
     :param plan: the plan whose name the job has
     :param job: the job as Describe gives it, as plain JSON
     :param log: the task's log
-    :param is_own: whether a record or an unanswered Create proves that the job is the lineage's own
+    :param is_own: whether a record or an unanswered Create tells that a job of an explicit name is the
+        lineage's own, unless it is another than was planned
     :returns: whether the task takes it; ``False`` when it failed, so that the next name may be tried
     :raises PersonalizeJobExistsError: when it is neither
     """
     has_failed = classify_status(job["status"]) is JobState.FAILED
     differences = find_differences(plan.kind, plan.request, job)
-    if is_own or wanted.is_own:
+    if wanted.is_own:
         if has_failed:
             return False
         if others := find_other_environment(plan.kind, plan.request, job):
@@ -179,8 +180,9 @@ def may_take(wanted: Wanted, plan: Plan, job: dict[str, Any], log: Log, *, is_ow
                 "; ".join(differences),
             )
         return True
-    is_earlier = plan.job_name in wanted.earlier  # the task's own, of an earlier lineage
-    if wanted.if_exists == FAIL and not (is_earlier and is_unfinished_or_failed(job)):
+    # The task's own, of an earlier lineage, which recorded it.
+    is_earlier = plan.job_name in wanted.earlier and is_unfinished_or_failed(job)
+    if wanted.if_exists == FAIL and not is_own and not is_earlier:
         raise PersonalizeJobExistsError(plan.job_arn, job["status"], differences)
     if has_failed:
         return False

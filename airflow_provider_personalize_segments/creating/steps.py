@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowTaskTimeout
 from airflow_provider_personalize_segments.errors import (
+    PersonalizeJobExistsError,
     PersonalizeNewJobFailedError,
     PersonalizeNoSlotError,
     PersonalizeUnavailableError,
@@ -94,7 +95,6 @@ class JobCreatingTask(JobWaitingTask):
             Attempt,
             Creation,
             find,
-            may_take,
         )
 
         # Not in a thread that is given up: half an attempt, finished later, could meet with the next one.
@@ -125,10 +125,21 @@ class JobCreatingTask(JobWaitingTask):
                 self.log.warning("Not yet: %s", attempt.reason)
                 self._defer_creation(context, plan, deadline, attempt.reason)
             self._pause(plan, attempt, pauses, deadline)
-        if attempt.job is not None:
-            is_own = attempt.is_own or plan is wanted.kept
-            may_take(wanted, plan, attempt.job, self.log, is_own=is_own)  # a failed one ends this try
+        self._judge(attempt, plan, wanted, record)
         return attempt
+
+    def _judge(self, attempt: Attempt, plan: Plan, wanted: Wanted, record: TaskRecord) -> None:
+        """Judge a job that exists without an answer to Create; one that failed ends this try."""
+        from airflow_provider_personalize_segments.creating.once import may_take
+
+        if attempt.job is None:
+            return
+        try:
+            is_own = attempt.is_own or plan is wanted.kept
+            may_take(wanted, plan, attempt.job, self.log, is_own=is_own)
+        except PersonalizeJobExistsError:
+            record.forget()
+            raise
 
     def _pause(self, plan: Plan, attempt: Attempt, pauses: Pauses, deadline: datetime) -> None:
         """Wait a while after an attempt in vain."""
@@ -190,7 +201,7 @@ class JobCreatingTask(JobWaitingTask):
         :param job_name: the name under which the trigger created the job
         :param request: the members of the Create request but the name
         """
-        from airflow_provider_personalize_segments.creating.once import Attempt, Plan, may_take
+        from airflow_provider_personalize_segments.creating.once import Attempt, Plan
         from airflow_provider_personalize_segments.waiting.events import Outcome, read_creation_event
 
         ending = read_creation_event(event, self.kind)
@@ -206,10 +217,10 @@ class JobCreatingTask(JobWaitingTask):
         if ending.outcome == Outcome.ERROR:
             raise load_error(ending.error)
         attempt = Attempt(ending.job_arn, ending.job, is_own=ending.outcome == Outcome.CREATED)
-        if not attempt.is_own and attempt.job is not None:
+        if attempt.job is not None:
             with fail_on_invalid_parameters():
-                wanted, _ = self.find_wanted(context, is_resumed=True)
-            may_take(wanted, self._plan or wanted.plan, attempt.job, self.log)
+                wanted, record = self.find_wanted(context, is_resumed=True)
+            self._judge(attempt, self._plan or wanted.plan, wanted, record)
         self.log.info("The triggerer has %s %s.", "found" if attempt.job else "created", attempt.job_arn)
         self._has_links = has_links(context)
         deadline = datetime.fromisoformat(ending.deadline) if ending.deadline else self._deadline(context)
