@@ -39,8 +39,9 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 demo: $(READY)  ## Run two DAGs on a local Personalize: one creates a job, one waits for a job that fails
 	@$(BIN)/python -m airflow_provider_personalize_segments.testing.demo
 
+# Most tests wait more than they compute, so each core carries two workers.
 test: $(READY)  ## Run the tests
-	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal --durations 25 $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist load --durations 25 $(TESTS)
 
 lint: $(READY)  ## Check format, style and types
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff --quiet .; exit 1; }

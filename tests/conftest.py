@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from scripted_endpoint import ScriptedEndpoint
@@ -64,6 +65,31 @@ def pytest_configure(config: pytest.Config) -> None:
             "error::DeprecationWarning:airflow_provider_personalize_segments",
         ):
             config.addinivalue_line("filterwarnings", line)
+
+
+class OneAirflowAfterTheOther(LoadScopeScheduling):
+    """
+    Hands each test to the next free worker, but all that have a running Airflow to two workers.
+
+    Two running Airflows are as much as two cores carry. xdist's own groups do nothing with pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = Path(nodeid.partition("::")[0]).stem
+        return _RUNNING_AIRFLOWS.get(module, nodeid)
+
+
+_RUNNING_AIRFLOWS = {
+    "test_running_creation": "creating",
+    "test_standalone": "creating",
+    "test_running_airflow": "waiting",
+    "test_running_triggerer": "waiting",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return OneAirflowAfterTheOther(config, log)
 
 
 def pytest_unconfigure() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from moto.personalize.responses import PersonalizeResponse
 
@@ -18,9 +19,6 @@ from airflow_provider_personalize_segments.testing.exceptions import (
 )
 from airflow_provider_personalize_segments.testing.faults import Fault, FaultName
 from airflow_provider_personalize_segments.testing.validation import check_parameters
-
-if TYPE_CHECKING:
-    from airflow_provider_personalize_segments.testing.control import PersonalizeControl
 
 Answer = tuple[int, dict[str, str], str | bytes]
 _REFUSALS: dict[tuple[FaultName, int], tuple[str, str]] = {
@@ -45,29 +43,45 @@ _REFUSALS: dict[tuple[FaultName, int], tuple[str, str]] = {
 _NOT_JSON = "<html><body><h1>Service page</h1></body></html>"
 
 
+class Service(Protocol):
+    """What an answer needs of the service that it is given for."""
+
+    def backend(self, region_name: str, account_id: str | None = None) -> BatchJobsBackend:
+        """Return the store of an account and region."""
+
+    def receive(self, operation: str, parameters: dict[str, Any], region_name: str) -> list[Fault]:
+        """Note a call and return what is to go wrong with it."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until the service stops."""
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Let nothing else change the stores."""
+
+
 class BatchJobsResponse(PersonalizeResponse):
     """
     moto's answers for schemas, and those for solution versions, batch jobs and their tags.
 
-    :param control: has the stores and the faults
+    :param service: has the stores and the faults
     """
 
-    def __init__(self, control: PersonalizeControl) -> None:
+    def __init__(self, service: Service) -> None:
         super().__init__()
-        self._control = control
+        self._service = service
 
     @property
     def personalize_backend(self) -> BatchJobsBackend:
         """The store of the caller's account and region."""
-        return self._control.backend(self.region, self.current_account)
+        return self._service.backend(self.region, self.current_account)
 
     def call_action(self) -> Answer:
         """Answer one request, or do what was asked to go wrong instead."""
         operation = self._get_action()
-        faults = self._control.receive(operation, self._parameters(strict=False), self.region)
+        faults = self._service.receive(operation, self._parameters(strict=False), self.region)
         fault = next((each for each in faults if each.name != "slow"), None)
         for slow in faults[: len(faults) - bool(fault)]:
-            self._control.wait(slow.seconds)
+            self._service.wait(slow.seconds)
         if fault and fault.name == "drop_connection":
             raise ConnectionDropped("The connection was dropped before the call was carried out.")
         if fault and fault.name == "malformed":
@@ -75,7 +89,7 @@ class BatchJobsResponse(PersonalizeResponse):
         if fault and fault.name != "drop_answer":
             return self._refuse(operation, fault)
         try:
-            with self._control.hold():
+            with self._service.hold():
                 status, headers, body = super().call_action()
         except NotImplementedError:
             error = UnknownOperationException(f"{operation} is not part of the local Personalize.")
