@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.loaders import JSONFileLoader
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
@@ -48,6 +49,9 @@ os.environ |= {
 # A busy machine is no bug: cases are counted, not timed.
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
+
+# botocore reads its models anew for every session, which is two fifths of what these tests compute.
+JSONFileLoader.load_file = staticmethod(cache(JSONFileLoader().load_file))
 
 # For what test files share and import by name: ``running_airflow.harness``.
 sys.path.append(str(Path(__file__).parent))
