@@ -28,19 +28,19 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowException, AirflowNotFoundException
+from airflow_provider_personalize_segments.arns import (
+    is_job_arn,
+    parse_job_arn,
+    parse_solution_version_arn,
+    resolve_region,
+)
 from airflow_provider_personalize_segments.errors import (
     THROTTLING_CODES,
     ConnectionNotFoundError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
 )
-from airflow_provider_personalize_segments.jobs import (
-    BatchJobKind,
-    is_job_arn,
-    parse_job_arn,
-    parse_solution_version_arn,
-    resolve_region,
-)
+from airflow_provider_personalize_segments.jobs import BatchJobKind
 
 if TYPE_CHECKING:
     from mypy_boto3_personalize import PersonalizeClient

@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_personalize_segments.airflow_compat import conf
 from airflow_provider_personalize_segments.creating.task import CreateBatchJobOperator
 from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
-from airflow_provider_personalize_segments.jobs import (
-    BatchJobKind,
-    normalize_status,
-    parse_solution_version_arn,
-)
+from airflow_provider_personalize_segments.jobs import BatchJobKind, normalize_status
 from airflow_provider_personalize_segments.parameters import (
     read_count,
     read_datetime,
@@ -93,6 +89,8 @@ class ListBatchJobsOperator(PersonalizeTask):
         """The region in ``solution_version_arn``, if there is one."""
         if not self.solution_version_arn:
             return None
+        from airflow_provider_personalize_segments.arns import parse_solution_version_arn
+
         return parse_solution_version_arn(
             self.solution_version_arn, source=self.source_of("solution_version_arn")
         )

@@ -14,13 +14,14 @@ from airflow_provider_personalize_segments.airflow_compat import (
     conf,
 )
 from airflow_provider_personalize_segments.errors import InvalidParameterError, fail_on_invalid_parameters
-from airflow_provider_personalize_segments.jobs import BatchJobKind, parse_job_arn
+from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.parameters import read_bool
 from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS
-from airflow_provider_personalize_segments.waiting.task import JobWaitingTask, Pace
+from airflow_provider_personalize_segments.waiting.task import JobWaitingTask
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import Context
+    from airflow_provider_personalize_segments.waiting.pace import Pace
 
 
 class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
@@ -65,6 +66,8 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
     @property
     def arn_region(self) -> str:
         """The region in ``job_arn``."""
+        from airflow_provider_personalize_segments.arns import parse_job_arn
+
         return parse_job_arn(self.job_arn, self.kind, source=self.source_of("job_arn")).region
 
     @property
@@ -75,6 +78,8 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
     @property
     def pace(self) -> Pace:
         """What Airflow's own parameters say."""
+        from airflow_provider_personalize_segments.waiting.pace import Pace
+
         return Pace(
             self.poke_interval,
             self.timeout,

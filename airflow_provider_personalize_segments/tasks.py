@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from airflow_provider_personalize_segments.airflow_compat import BaseOperator
 from airflow_provider_personalize_segments.errors import PersonalizeRequestError, fail_on_invalid_parameters
-from airflow_provider_personalize_segments.jobs import BatchJobKind, resolve_region
+from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.parameters import read_config, read_text, read_verify
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class PersonalizeTask(BaseOperator):
     def hook(self) -> PersonalizeHook:
         """The hook for the rendered connection and region, made on first use."""
         # Not at the top: with boto3 it would cost every DAG file a quarter of a second at every parse.
+        from airflow_provider_personalize_segments.arns import resolve_region
         from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
         with fail_on_invalid_parameters():

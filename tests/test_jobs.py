@@ -10,22 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_personalize_segments.jobs import (
-    BATCH_JOB_KINDS,
-    KNOWN_STATUSES,
+from airflow_provider_personalize_segments.arns import (
     MAX_JOB_NAME_LENGTH,
-    BatchJobKind,
     JobArn,
-    JobState,
-    classify_status,
     find_job_arn,
     is_job_arn,
-    is_known_status,
-    normalize_status,
     parse_filter_arn,
     parse_job_arn,
     parse_solution_version_arn,
     resolve_region,
+)
+from airflow_provider_personalize_segments.jobs import (
+    BATCH_JOB_KINDS,
+    KNOWN_STATUSES,
+    BatchJobKind,
+    JobState,
+    classify_status,
+    is_known_status,
+    normalize_status,
 )
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 

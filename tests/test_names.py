@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from airflow_provider_personalize_segments.arns import JOB_NAME_PATTERN, MAX_JOB_NAME_LENGTH
 from airflow_provider_personalize_segments.creating.names import (
     MAX_NUMBER,
     TaskLineage,
@@ -15,7 +16,6 @@ from airflow_provider_personalize_segments.creating.names import (
     extend_job_name,
     number_job_name,
 )
-from airflow_provider_personalize_segments.jobs import JOB_NAME_PATTERN, MAX_JOB_NAME_LENGTH
 
 LONGEST_DERIVED = 60
 SCHEDULED = "scheduled__2026-11-23T02:00:00+00:00"

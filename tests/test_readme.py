@@ -15,6 +15,7 @@ import boto3
 import pytest
 
 from airflow_provider_personalize_segments import (
+    arns,
     errors,
     hooks,
     jobs,
@@ -182,8 +183,8 @@ def messages():
     yield f"Not yet: {errors.PersonalizeUnavailableError(*call, 'ThrottlingException', 'slow')}"
     yield f"Not yet: {errors.PersonalizeUnavailableError(*call, 'LimitExceededException', 'full')}"
     for wrong in (
-        lambda: jobs.parse_job_arn(other, BatchJobKind.SEGMENT, source="job_arn of task 'wait'"),
-        lambda: jobs.resolve_region("eu-west-1", "us-east-1"),
+        lambda: arns.parse_job_arn(other, BatchJobKind.SEGMENT, source="job_arn of task 'wait'"),
+        lambda: arns.resolve_region("eu-west-1", "us-east-1"),
     ):
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are compared by the test
             wrong()

@@ -8,13 +8,8 @@ import boto3
 import pytest
 
 from airflow_provider_personalize_segments import hooks
-from airflow_provider_personalize_segments.jobs import (
-    BATCH_JOB_KINDS,
-    JOB_NAME_PATTERN,
-    KNOWN_STATUSES,
-    MAX_ARN_LENGTH,
-    BatchJobKind,
-)
+from airflow_provider_personalize_segments.arns import JOB_NAME_PATTERN, MAX_ARN_LENGTH
+from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, KNOWN_STATUSES, BatchJobKind
 
 
 @pytest.fixture(scope="module")

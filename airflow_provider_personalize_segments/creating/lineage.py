@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_personalize_segments.airflow_compat import find_task_state_store, keep_for_ever
+from airflow_provider_personalize_segments.arns import is_job_arn, parse_solution_version_arn
 from airflow_provider_personalize_segments.creating.names import (
     TaskLineage,
     derive_job_name,
@@ -17,11 +18,7 @@ from airflow_provider_personalize_segments.creating.once import (
     Plan,
     Wanted,
 )
-from airflow_provider_personalize_segments.jobs import (
-    BatchJobKind,
-    is_job_arn,
-    parse_solution_version_arn,
-)
+from airflow_provider_personalize_segments.jobs import BatchJobKind
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import Context

@@ -12,7 +12,7 @@ import json
 import re
 from typing import NamedTuple
 
-from airflow_provider_personalize_segments.jobs import MAX_JOB_NAME_LENGTH
+from airflow_provider_personalize_segments.arns import MAX_JOB_NAME_LENGTH
 
 MAX_NUMBER = 99
 """The highest number that a name is given; so often no task is tried."""

@@ -14,6 +14,7 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow_provider_personalize_segments.arns import find_job_arn
 from airflow_provider_personalize_segments.creating.differences import (
     find_differences,
     find_other_environment,
@@ -25,12 +26,7 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeRequestError,
     PersonalizeUnavailableError,
 )
-from airflow_provider_personalize_segments.jobs import (
-    BatchJobKind,
-    JobState,
-    classify_status,
-    find_job_arn,
-)
+from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, classify_status
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 
 if TYPE_CHECKING:

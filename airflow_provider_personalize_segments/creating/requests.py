@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from airflow_provider_personalize_segments.jobs import (
+from airflow_provider_personalize_segments.arns import (
     JOB_NAME_PATTERN,
     MAX_ARN_LENGTH,
-    BatchJobKind,
     parse_filter_arn,
     parse_solution_version_arn,
 )
+from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.parameters import read_choice, read_count, read_text
 
 SourceOf = Callable[[str], str]

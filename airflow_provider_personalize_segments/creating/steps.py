@@ -16,10 +16,9 @@ from airflow_provider_personalize_segments.errors import (
     fail_on_invalid_parameters,
     load_error,
 )
-from airflow_provider_personalize_segments.jobs import JobState, classify_status, is_job_arn
+from airflow_provider_personalize_segments.jobs import JobState, classify_status
 from airflow_provider_personalize_segments.links import has_links
 from airflow_provider_personalize_segments.waiting.task import JobWaitingTask, seconds_until
-from airflow_provider_personalize_segments.waiting.verdicts import CANNOT_CANCEL
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import Context
@@ -81,6 +80,8 @@ class JobCreatingTask(JobWaitingTask):
 
     def on_kill(self) -> None:
         """Say what becomes of the job when the task is ended on a worker."""
+        from airflow_provider_personalize_segments.waiting.verdicts import CANNOT_CANCEL
+
         if self._job_arn:
             self.log.warning(CANNOT_CANCEL, self._job_arn)
         elif self._plan:
@@ -265,6 +266,8 @@ class JobCreatingTask(JobWaitingTask):
         :param event: the event; any other than our trigger's is an error
         :returns: the job's ARN, when it is ACTIVE
         """
+        from airflow_provider_personalize_segments.arns import is_job_arn
+
         arn = event.get("job_arn") if isinstance(event, dict) else None
         self._job_arn = arn if is_job_arn(arn, self.kind) else None
         return super().execute_complete(context, event)

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_personalize_segments.airflow_compat import conf, find_text_renderer
 from airflow_provider_personalize_segments.creating.steps import JobCreatingTask
-from airflow_provider_personalize_segments.jobs import parse_solution_version_arn
 from airflow_provider_personalize_segments.parameters import (
     read_bool,
     read_choice,
     read_seconds,
 )
 from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS
-from airflow_provider_personalize_segments.waiting.task import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import Context
     from airflow_provider_personalize_segments.creating.lineage import TaskRecord
     from airflow_provider_personalize_segments.creating.once import Wanted
+    from airflow_provider_personalize_segments.waiting.pace import Pace
 
 
 class CreateBatchJobOperator(JobCreatingTask):
@@ -138,6 +137,8 @@ class CreateBatchJobOperator(JobCreatingTask):
     @property
     def arn_region(self) -> str:
         """The region in ``solution_version_arn``."""
+        from airflow_provider_personalize_segments.arns import parse_solution_version_arn
+
         return parse_solution_version_arn(
             self.solution_version_arn, source=self.source_of("solution_version_arn")
         )
@@ -145,6 +146,8 @@ class CreateBatchJobOperator(JobCreatingTask):
     @property
     def pace(self) -> Pace:
         """What ``poll_interval`` and ``timeout`` say."""
+        from airflow_provider_personalize_segments.waiting.pace import Pace
+
         interval = read_seconds(self.poll_interval, self.source_of("poll_interval"))
         timeout = read_seconds(self.timeout, self.source_of("timeout"))
         return Pace(

@@ -6,9 +6,10 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_provider_personalize_segments.arns import parse_solution_version_arn
 from airflow_provider_personalize_segments.creating.once import Creation, Plan
 from airflow_provider_personalize_segments.creating.queue import shared_queue
-from airflow_provider_personalize_segments.jobs import BatchJobKind, parse_solution_version_arn
+from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.waiting.events import Outcome
 from airflow_provider_personalize_segments.waiting.trigger import PersonalizeTrigger
 

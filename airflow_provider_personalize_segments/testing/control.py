@@ -19,12 +19,8 @@ from moto.core.base_backend import BackendDict
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.personalize import urls
 
-from airflow_provider_personalize_segments.jobs import (
-    ACTIVE_STATUS,
-    JOB_NAME_PATTERN,
-    BatchJobKind,
-    parse_job_arn,
-)
+from airflow_provider_personalize_segments.arns import JOB_NAME_PATTERN, parse_job_arn
+from airflow_provider_personalize_segments.jobs import ACTIVE_STATUS, BatchJobKind
 from airflow_provider_personalize_segments.testing.backend import BatchJobsBackend
 from airflow_provider_personalize_segments.testing.changes import ChangeFeed, StatusChange
 from airflow_provider_personalize_segments.testing.faults import Call, CallLog, Fault, Faults

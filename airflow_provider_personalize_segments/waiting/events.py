@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from airflow_provider_personalize_segments.arns import is_job_arn
 from airflow_provider_personalize_segments.errors import TriggerFailedError
-from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, classify_status, is_job_arn
+from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, classify_status
 
 EVENT_VERSION = 1
 

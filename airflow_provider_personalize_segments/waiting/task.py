@@ -6,7 +6,7 @@ import time
 from abc import abstractmethod
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Never
+from typing import TYPE_CHECKING, Any, Never
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowTaskTimeout, PokeReturnValue
 from airflow_provider_personalize_segments.errors import (
@@ -19,33 +19,16 @@ from airflow_provider_personalize_segments.jobs import JobState
 from airflow_provider_personalize_segments.links import LINKS, has_links, push_links
 from airflow_provider_personalize_segments.parameters import MAX_SECONDS, read_verify
 from airflow_provider_personalize_segments.tasks import PersonalizeTask
-from airflow_provider_personalize_segments.waiting.verdicts import Reporter, Verdict, ask, make_silence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_personalize_segments.airflow_compat import Context
+    from airflow_provider_personalize_segments.waiting.pace import Pace
+    from airflow_provider_personalize_segments.waiting.verdicts import Reporter, Verdict
 
 DEFERRAL_TIMEOUT_MARGIN = timedelta(minutes=5)
 """How long after the trigger's own deadline Airflow gives up on a triggerer."""
-
-
-class Pace(NamedTuple):
-    """
-    How often a task asks, and how long it waits.
-
-    :param interval: seconds between two calls about the job
-    :param timeout: seconds from the start of the try until it gives up
-    :param exponential_backoff: whether the interval doubles from call to call in the triggerer
-    :param max_wait: the most seconds that it may grow to
-    :param silent_fail: whether to go on waiting after an unexpected error
-    """
-
-    interval: float
-    timeout: float
-    exponential_backoff: bool = False
-    max_wait: float | None = None
-    silent_fail: bool = False
 
 
 class JobWaitingTask(PersonalizeTask):
@@ -74,6 +57,8 @@ class JobWaitingTask(PersonalizeTask):
 
     @cached_property
     def _reporter(self) -> Reporter:
+        from airflow_provider_personalize_segments.waiting.verdicts import Reporter
+
         return Reporter(self.log, self.awaited_arn)
 
     def poke(self, context: Context) -> PokeReturnValue:
@@ -89,6 +74,8 @@ class JobWaitingTask(PersonalizeTask):
 
     def _ask(self, context: Context) -> Verdict:
         """Ask in a thread that is given up when AWS does not answer in time."""
+        from airflow_provider_personalize_segments.waiting.verdicts import ask, make_silence
+
         limit = min(self.call_limit, max(1.0, seconds_until(self._deadline(context))))
         try:
             return self.call_within(

@@ -12,9 +12,10 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_personalize_segments.arns import parse_job_arn
 from airflow_provider_personalize_segments.connections import ConnectionSettings
 from airflow_provider_personalize_segments.errors import PersonalizeRequestError, dump_error
-from airflow_provider_personalize_segments.jobs import JobState, parse_job_arn
+from airflow_provider_personalize_segments.jobs import JobState
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.waiting.events import Event, Outcome
 from airflow_provider_personalize_segments.waiting.poller import shared_poller

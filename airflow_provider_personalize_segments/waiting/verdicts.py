@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from airflow_provider_personalize_segments.arns import parse_job_arn
 from airflow_provider_personalize_segments.errors import PersonalizeRequestError, PersonalizeUnavailableError
-from airflow_provider_personalize_segments.jobs import (
-    JobState,
-    classify_status,
-    is_known_status,
-    parse_job_arn,
-)
+from airflow_provider_personalize_segments.jobs import JobState, classify_status, is_known_status
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 
 if TYPE_CHECKING:

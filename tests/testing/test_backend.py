@@ -5,7 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind, parse_job_arn
+from airflow_provider_personalize_segments.arns import parse_job_arn
+from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind
 
 OBSERVED = ["CREATE PENDING", "CREATE IN_PROGRESS", "ACTIVE"]
 DOCUMENTED = ["PENDING", "IN PROGRESS", "ACTIVE"]
