@@ -120,7 +120,7 @@ def operator(local, **options):
 
 
 def execute(local, ti=None, context=None, **options):
-    """Run one try, as a worker does, in any thread: Airflow 2.11 guards `execute` by one thread's own marks."""
+    """Run one try as a worker does, in any thread: Airflow 2.11 guards `execute` by marks of one thread."""
     ti = ti or TaskInstance()
     dag_run = SimpleNamespace(start_date=datetime.now(UTC) - timedelta(minutes=1))
     task = operator(local, **options)
