@@ -6,7 +6,7 @@ Airflow; importing from it costs a DAG file about a millisecond.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import (
@@ -51,6 +51,25 @@ def keep_for_ever(store: Any, key: str, value: Any) -> None:
     :param value: the value, as plain JSON
     """
     store.set(key, value, retention=timedelta.max)  # Airflow's NEVER_EXPIRE
+
+
+def find_first_start(context: Context, retries: int) -> datetime | None:
+    """
+    Return when a task in mode ``reschedule`` began for the first time; ``None`` in its first run.
+
+    :param context: the task's context
+    :param retries: the task's ``retries``
+    """
+    ti: Any = context["ti"]
+    if hasattr(ti, "get_first_reschedule_date"):
+        start: datetime | None = ti.get_first_reschedule_date(context)
+        return start
+    # Airflow 2.11 has no other way, and no later Airflow has this module.
+    from airflow.sensors.base import _orig_start_date  # type: ignore[import-not-found]
+
+    first_try = (ti.max_tries or 0) - retries + 1
+    start = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
+    return start
 
 
 async def run_beside_loop(function: Callable[[], Answer], executor: Executor) -> Answer:
@@ -111,6 +130,7 @@ __all__ = [
     "TaskInstanceKey",
     "XCom",
     "conf",
+    "find_first_start",
     "find_task_state_store",
     "find_text_renderer",
     "keep_for_ever",

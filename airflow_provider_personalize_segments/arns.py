@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind
+from airflow_provider_personalize_segments.plain_json import show
 
 MAX_ARN_LENGTH = 256
 MAX_JOB_NAME_LENGTH = 63
@@ -126,11 +127,16 @@ def _split_personalize_arn(value: object, *, source: str, expected: str) -> tupl
     """Return the region and the resource of a Personalize ARN."""
     if value is None or value == "":
         raise ValueError(f"{source} is empty. Expected {expected}.")
+    if value == "None":
+        raise ValueError(
+            f"{source} is 'None': the template found nothing, such as an XCom that no task pushed. "
+            f"Expected {expected}."
+        )
     if not isinstance(value, str):
         hint = ""
         if isinstance(value, Mapping):
             hint = " Pass on one member of it, as in .map(lambda job: job['batchSegmentJobArn'])."
-        raise ValueError(f"{source}: got {type(value).__name__} {value!r:.200}. Expected {expected}.{hint}")
+        raise ValueError(f"{source}: got {type(value).__name__} {show(value)}. Expected {expected}.{hint}")
     if re.search(r"\s", value):
         raise ValueError(f"{source}: {value!r} contains white space; remove it. Expected {expected}.")
     if len(value) > MAX_ARN_LENGTH:

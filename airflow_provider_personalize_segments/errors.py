@@ -1,5 +1,9 @@
 """All our exceptions: what happened, in fields, and what to do about it, in words.
 
+Every message begins with what happened and why, because Airflow's log view shows its first words beside the
+name of the error. It goes on with what to do, and ends with the job or the call that it is about. All of them
+are a :class:`PersonalizeError`, too.
+
 ::
 
     AirflowFailException            Airflow fails the task at once: trying again cannot help
@@ -24,7 +28,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
-from airflow_provider_personalize_segments.plain_json import clean_text, make_json_safe
+from airflow_provider_personalize_segments.plain_json import clean_text, make_json_safe, show
 
 MAX_REASON_LENGTH = 2_000
 """Characters of what AWS says that a message repeats."""
@@ -49,13 +53,23 @@ THROTTLING_CODES = frozenset(
 """Codes with which AWS refuses a request that it did not carry out, because there are too many."""
 
 
-class _PicklableError(Exception):
+class PersonalizeError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class _PicklableError(PersonalizeError):
     """Keeps an exception's fields when it travels between processes."""
 
     fields: tuple[Any, ...]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.fields
+
+
+def _name_job(job_arn: str, *more: str) -> str:
+    """Return a job's kind, name and region, for the end of a message; the full ARN is in the task's log."""
+    parts = job_arn.split(":", 5)
+    return f"({', '.join([*([parts[5], parts[3]] if len(parts) == 6 else [job_arn]), *more])})"
 
 
 class _JobFailureError(_PicklableError):
@@ -75,7 +89,7 @@ class _JobFailureError(_PicklableError):
         self.failure_reason = clean_text(failure_reason, MAX_REASON_LENGTH) if failure_reason else None
         self.fields = (job_arn, self.status, self.failure_reason)
         reason = (self.failure_reason or "Personalize gave no reason").rstrip(". ")
-        super().__init__(f"{job_arn} ended in {self.status}: {reason}. {self.advice}")
+        super().__init__(f"{self.status}: {reason}. {self.advice} {_name_job(job_arn)}")
 
     @classmethod
     def from_job(cls, job_arn: str, job: Mapping[str, Any]) -> Self:
@@ -124,37 +138,48 @@ class PersonalizeJobExistsError(_PicklableError, AirflowFailException):
         self.fields = (job_arn, status, list(self.differences))
         if differences:
             text = (
-                f"{job_arn} ({status}) exists already, and is another job than the one asked for: "
-                f"{'; '.join(self.differences)}. Nothing was created: choose another job_name, or set "
-                "if_exists='new' to create it under a name of the task's own."
+                f"Another job has this name already: its {'; '.join(self.differences)}. Nothing was created: "
+                "choose another job_name, or set if_exists='new' to create it under a name of the task's own."
             )
         else:
             text = (
-                f"{job_arn} ({status}) exists already, and if_exists is 'fail'. Nothing was created: choose "
+                "A job of this name exists already, and if_exists is 'fail'. Nothing was created: choose "
                 "another job_name, or set if_exists to 'adopt' or 'new'."
             )
-        super().__init__(text)
+        super().__init__(f"{text} {_name_job(job_arn, status)}")
 
 
 class PersonalizeJobTimeoutError(_PicklableError, AirflowSensorTimeout):
     """
-    The sensor's ``timeout`` was over before the job was.
+    The task's ``timeout`` was over before the job was.
 
     :param job_arn: the job's ARN
     :param status: its last known status, or ``None`` when Personalize never answered
     :param timeout: the timeout in seconds
+    :param fault: what the last call about the job met instead of an answer, and what to do about it; ``None``
+        when AWS answered it
     """
 
-    def __init__(self, job_arn: str, status: str | None, timeout: float) -> None:
+    def __init__(self, job_arn: str, status: str | None, timeout: float, fault: str | None = None) -> None:
         self.job_arn = job_arn
         self.status = status = None if status is None else clean_text(status, MAX_WORD_LENGTH)
         self.timeout = timeout
-        self.fields = (job_arn, status, timeout)
-        known = f"its last known status is {status}" if status else "Personalize never told its status"
-        super().__init__(
-            f"{job_arn} was not ACTIVE when the timeout of {timeout:g} s was over; {known}. "
-            "The job goes on by itself: clear the task to wait on, and raise timeout if it may take longer."
-        )
+        self.fault = fault = clean_text(fault, MAX_REASON_LENGTH) if fault else None
+        self.fields = (job_arn, status, timeout, fault)
+        if fault:
+            known = f" (the status before was {status})" if status else ""
+            text = f"No answer when the timeout of {timeout:g} s was over{known}: {fault.rstrip('. ')}."
+            advice = "The job goes on by itself: clear the task to wait on."
+        else:
+            text = (
+                f"Not ACTIVE when the timeout of {timeout:g} s was over: its last known status is "
+                f"{status or 'none'}."
+            )
+            advice = (
+                "The job goes on by itself: clear the task to wait on, and raise timeout if it may take "
+                "longer."
+            )
+        super().__init__(f"{text} {advice} {_name_job(job_arn)}")
 
 
 class PersonalizeNoSlotError(_PicklableError, AirflowSensorTimeout):
@@ -162,7 +187,8 @@ class PersonalizeNoSlotError(_PicklableError, AirflowSensorTimeout):
     The operator's ``timeout`` was over before the job could be created.
 
     :param job_arn: the ARN that the job would have had
-    :param reason: why AWS did not create it when it was last asked, or ``None`` when no call was made
+    :param reason: why AWS did not create it when it was last asked, and what to do about it; ``None`` when no
+        call was made
     :param timeout: the timeout in seconds
     """
 
@@ -171,14 +197,14 @@ class PersonalizeNoSlotError(_PicklableError, AirflowSensorTimeout):
         self.reason = reason = clean_text(reason, MAX_REASON_LENGTH) if reason else None
         self.timeout = timeout
         self.fields = (job_arn, reason, timeout)
+        why = (reason or "No triggerer asked for it; see whether one is running").rstrip(". ")
         super().__init__(
-            f"{job_arn} could not be created within the timeout of {timeout:g} s: "
-            f"{(reason or 'no triggerer asked for it').rstrip('.')}. Clear the task to try again, raise "
-            "timeout, or let fewer jobs run at a time, such as with an Airflow pool of five slots."
+            f"Not created when the timeout of {timeout:g} s was over: {why}. Clear the task to try again. "
+            f"{_name_job(job_arn)}"
         )
 
 
-class TriggerFailedError(RuntimeError):
+class TriggerFailedError(PersonalizeError, RuntimeError):
     """Waiting went wrong in the triggerer, which says nothing about the job; a retry waits on."""
 
 
@@ -215,12 +241,10 @@ class _CallError(_PicklableError):
         self.detail = detail = clean_text(detail, MAX_REASON_LENGTH)
         self.advice = advice
         self.fields = (operation, subject, region, aws_conn_id, code, detail, advice)
-        identity = f"connection {aws_conn_id!r}" if aws_conn_id else "boto3's own credentials (no connection)"
+        identity = f"connection {aws_conn_id!r}" if aws_conn_id else "boto3's own credentials, no connection"
         where = f"region {region}" if region else "no region"
-        text = (
-            f"{operation} {self.outcome} for {subject} ({where}, {identity}): {code}: {detail.rstrip('. ')}."
-        )
-        super().__init__(f"{text} {advice}".rstrip())
+        said = f"{code}: {detail.rstrip('. ')}. {advice}".rstrip()
+        super().__init__(f"{said} ({operation} {self.outcome} for {subject}, {where}, {identity})")
 
 
 class PersonalizeRequestError(_CallError, AirflowFailException):
@@ -258,7 +282,7 @@ class ConnectionNotFoundError(_PicklableError, AirflowFailException):
         )
 
 
-class InvalidParameterError(AirflowFailException, ValueError):
+class InvalidParameterError(PersonalizeError, AirflowFailException, ValueError):
     """A value given to a task cannot be right, now or on a retry; the message says what was expected."""
 
 
@@ -304,9 +328,7 @@ def load_error(dumped: object) -> Exception:
     :param dumped: what a trigger's event says of an error
     """
     if not isinstance(dumped, Mapping):
-        return TriggerFailedError(
-            f"Waiting in the triggerer failed without a word that makes sense: {dumped!r:.200}"
-        )
+        return TriggerFailedError(f"Waiting in the triggerer failed, and does not say why: {show(dumped)}.")
     fields = dumped.get("fields")
     for refusal in _REFUSALS:
         if dumped.get("type") == refusal.__name__ and isinstance(fields, list):

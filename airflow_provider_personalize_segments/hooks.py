@@ -41,6 +41,7 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeUnavailableError,
 )
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.plain_json import show
 
 if TYPE_CHECKING:
     from mypy_boto3_personalize import PersonalizeClient
@@ -185,7 +186,7 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
                 raise ResponseParserError(f"the {kind.job_member} in the response has no status")
             if job.get(kind.arn_member) != job_arn:
                 # A proxy or a cache that answers about another job opens no gate.
-                raise ResponseParserError(f"the response is about {job.get(kind.arn_member)!r:.300}")
+                raise ResponseParserError(f"the response is about {show(job.get(kind.arn_member))}")
             return job
 
         return self._call(kind.describe_operation, job_arn, region, describe)
@@ -272,7 +273,7 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         def create(client: PersonalizeClient) -> str:
             arn = _member(getattr(client, kind.create_method)(**request), kind.arn_member)
             if not is_job_arn(arn, kind) or parse_job_arn(arn).job_name != request.get("jobName"):
-                raise ResponseParserError(f"the response names another job: {arn!r:.300}")
+                raise ResponseParserError(f"the response names another job: {show(arn)}")
             return str(arn)
 
         return self._call(kind.create_operation, subject, region, create)
@@ -416,7 +417,7 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
                 detail = f"the answer cannot be read: {detail}"
             about = (operation, subject, self._region_of(region), self.aws_conn_id, code, detail)
             if is_transient(error) or not is_botocore:
-                raise PersonalizeUnavailableError(*about) from error
+                raise PersonalizeUnavailableError(*about, _advise_waiting(error, code)) from error
             raise PersonalizeRequestError(*about, _advise(code, operation, detail)) from error
 
     def _region_of(self, region: str | None) -> str | None:
@@ -470,9 +471,35 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, ClientError):
         code = str(error.response.get("Error", {}).get("Code") or "")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        is_of_aws = re.fullmatch(r"[A-Za-z][\w.:-]*", code, re.ASCII) is not None and code != "Unknown"
-        return code in _TRANSIENT_CODES or status >= 500 or status in (408, 429) or not is_of_aws
+        return code in _TRANSIENT_CODES or status >= 500 or status in (408, 429) or not _is_of_aws(code)
     return isinstance(error, _TRANSIENT_ERRORS)
+
+
+def _is_of_aws(code: str) -> bool:
+    """Tell whether an error code is AWS's; a proxy or a load balancer sends none, or a number."""
+    return re.fullmatch(r"[A-Za-z][\w.:-]*", code, re.ASCII) is not None and code != "Unknown"
+
+
+def _advise_waiting(error: Exception, code: str) -> str:
+    """Say what to do about a fault that may pass, for when it does not."""
+    if code == "LimitExceededException":
+        return (
+            "As many jobs run, or calls are made, as AWS allows: raise timeout, or let fewer jobs run at a "
+            "time, such as with an Airflow pool of five slots."
+        )
+    if code in THROTTLING_CODES:
+        return "AWS throttles the account's calls: ask less often, or ask AWS for a higher quota."
+    if code in ("RequestExpired", "RequestTimeTooSkewed"):
+        return "Set the clock of the machine that calls."
+    if isinstance(error, (CredentialRetrievalError, MetadataRetrievalError)):
+        return "Check where the credentials come from: a role, a profile, or the machine's metadata."
+    if isinstance(error, (BotoConnectionError, HTTPClientError)):
+        return "Check that this machine reaches the address: endpoint_url, proxies, firewalls, VPC endpoints."
+    if code == "ResourceInUseException":
+        return "The job, or what it is made of, is being changed just now."
+    if isinstance(error, ClientError) and _is_of_aws(code):
+        return "AWS has a fault of its own: if it lasts, look at the AWS Health Dashboard."
+    return "That is no answer of Amazon Personalize's: look for a proxy, or a wrong endpoint_url."
 
 
 def _advise(code: str, operation: str, detail: str) -> str:

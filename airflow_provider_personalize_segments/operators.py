@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_personalize_segments.airflow_compat import conf
@@ -74,9 +74,19 @@ class ListBatchJobsOperator(PersonalizeTask):
         created_before: datetime | str | None = None,
         job_name_prefix: str | None = None,
         max_items: int | str | None = None,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            aws_conn_id=aws_conn_id,
+            region_name=region_name,
+            verify=verify,
+            botocore_config=botocore_config,
+            **kwargs,
+        )
         self.solution_version_arn = solution_version_arn
         self.statuses = statuses
         self.created_after = created_after
@@ -97,6 +107,10 @@ class ListBatchJobsOperator(PersonalizeTask):
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """List, filter and sort."""
+        with self.told_failure():
+            return self._list()
+
+    def _list(self) -> list[dict[str, Any]]:
         with fail_on_invalid_parameters():
             statuses = read_statuses(self.statuses, self.source_of("statuses"))
             after = read_datetime(self.created_after, self.source_of("created_after"))
@@ -214,7 +228,7 @@ class PersonalizeCreateBatchInferenceJobOperator(CreateBatchJobOperator):
         the first. Themes are available in us-east-1, us-west-2 and ap-northeast-1 only
     :param theme_generation_config: with ``THEME_GENERATION``, and only then, the column of the items dataset
         that names the items: ``{"fieldsForThemeGeneration": {"itemName": "TITLE"}}``
-    :param kwargs: everything that :class:`~.creating.task.CreateBatchJobOperator` takes
+    :param solution_version_arn: and all others: see :class:`~.creating.task.CreateBatchJobOperator`
 
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_CreateBatchInferenceJob.html
     """
@@ -230,12 +244,53 @@ class PersonalizeCreateBatchInferenceJobOperator(CreateBatchJobOperator):
     def __init__(
         self,
         *,
+        solution_version_arn: str,
+        role_arn: str,
+        input_path: str,
+        output_path: str,
         batch_inference_job_config: dict[str, Any] | None = None,
         batch_inference_job_mode: str | None = None,
         theme_generation_config: dict[str, Any] | None = None,
+        job_name: str | None = None,
+        filter_arn: str | None = None,
+        num_results: int | str | None = None,
+        input_kms_key_arn: str | None = None,
+        output_kms_key_arn: str | None = None,
+        tags: dict[str, str] | None = None,
+        if_exists: str = "adopt",
+        wait_for_completion: bool = True,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_interval: float | str | timedelta = 60,
+        timeout: float | str | timedelta | None = None,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Editors show what is written here, so the segment operator's parameters stand here once more.
+        super().__init__(
+            solution_version_arn=solution_version_arn,
+            role_arn=role_arn,
+            input_path=input_path,
+            output_path=output_path,
+            job_name=job_name,
+            filter_arn=filter_arn,
+            num_results=num_results,
+            input_kms_key_arn=input_kms_key_arn,
+            output_kms_key_arn=output_kms_key_arn,
+            tags=tags,
+            if_exists=if_exists,
+            wait_for_completion=wait_for_completion,
+            deferrable=deferrable,
+            poll_interval=poll_interval,
+            timeout=timeout,
+            aws_conn_id=aws_conn_id,
+            region_name=region_name,
+            verify=verify,
+            botocore_config=botocore_config,
+            **kwargs,
+        )
         self.batch_inference_job_config = batch_inference_job_config
         self.batch_inference_job_mode = batch_inference_job_mode
         self.theme_generation_config = theme_generation_config

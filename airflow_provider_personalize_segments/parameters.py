@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from airflow_provider_personalize_segments.jobs import KNOWN_STATUSES, normalize_status
+from airflow_provider_personalize_segments.plain_json import show
 
 MAX_SECONDS = 100 * 365 * 24 * 60 * 60
 """A hundred years; what is far beyond is no date any more."""
@@ -89,7 +90,7 @@ def read_text(value: object, source: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise ValueError(f"{source}: expected text, got {type(value).__name__} {value!r:.200}.")
+        raise ValueError(f"{source}: expected text, got {type(value).__name__} {show(value)}.")
     return value
 
 
@@ -115,7 +116,7 @@ def read_bool(value: object, source: str) -> bool:
     """
     known = {"true": True, "false": False}.get(str(value).strip().lower())
     if known is None:
-        raise ValueError(f"{source}: expected true or false, got {value!r:.200}.")
+        raise ValueError(f"{source}: expected true or false, got {show(value)}.")
     return known
 
 
@@ -151,7 +152,7 @@ def read_choice(value: object, choices: Sequence[str], source: str) -> str | Non
     if value is None or value == "":
         return None
     if value not in choices:
-        raise ValueError(f"{source}: expected {' or '.join(map(repr, choices))}, got {value!r:.200}.")
+        raise ValueError(f"{source}: expected {' or '.join(map(repr, choices))}, got {show(value)}.")
     return str(value)
 
 
@@ -164,17 +165,35 @@ def read_config(value: object, source: str) -> dict[str, Any] | None:
     """
     if not value:
         return None
-    if not isinstance(value, dict):
-        raise ValueError(
-            f"{source}: expected a dict of arguments of botocore.config.Config, got {type(value).__name__}."
-        )
-    for path, text in _texts(value, ""):
+    config = read_dict(value, source, "of arguments of botocore.config.Config", is_secret=True)
+    for path, text in _texts(config, ""):
         if re.search(r"//[^/@]*:[^/@]*@", text):
             raise ValueError(
                 f"{source}: {path} holds a password, which Airflow stores and shows as plain text. Put it "
                 'into the connection\'s extra instead: {"config_kwargs": {"proxies": ...}}.'
             )
-    return value
+    return config
+
+
+def read_dict(value: object, source: str, example: str, *, is_secret: bool = False) -> dict[str, Any]:
+    """
+    Return a dict.
+
+    :param value: the dict
+    :param source: where the value came from, for the error message
+    :param example: what kind of dict is expected, for the error message
+    :param is_secret: whether the message must not show the value
+    """
+    if isinstance(value, dict):
+        return value
+    hint = ""
+    if isinstance(value, str):
+        hint = (
+            " A template always renders to text: set render_template_as_native_obj=True on the DAG, or write "
+            "the dict here and templates into its values."
+        )
+    got = type(value).__name__ if is_secret else show(value)
+    raise ValueError(f"{source}: expected a dict {example}, got {got}.{hint}")
 
 
 def _texts(value: object, path: str) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import islice
+from reprlib import Repr
 from typing import Any
 
 MAX_TEXT_LENGTH = 10_000
@@ -38,6 +39,31 @@ def clean_text(text: object, max_length: int = MAX_TEXT_LENGTH) -> str:
         cut = f"... (cut here; {len(text)} characters in all)"
         text = text[: max_length - len(cut)] + cut
     return re.sub(_UNFIT, "\ufffd", text)
+
+
+class _Shown(Repr):
+    """Python's own way to abbreviate values, but text is cut between words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxdict = self.maxlist = self.maxtuple = 8
+        self.maxstring = self.maxother = 300  # an ARN or a path has 256 characters
+
+    def repr_str(self, value: str, level: int) -> str:
+        if len(value) <= self.maxstring:
+            return repr(value)
+        begin = value[: self.maxstring]
+        return f"{(begin.rpartition(' ')[0] or begin)!r}... ({len(value)} characters)"
+
+
+def show(value: object) -> str:
+    """
+    Return a value as Python writes it, for a message: text is cut between words, maps and lists at a member.
+
+    :param value: anything
+    """
+    return clean_text(_Shown().repr(value), 1_000)
 
 
 def make_json_safe(value: Any) -> Any:

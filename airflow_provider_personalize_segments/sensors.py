@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_personalize_segments.airflow_compat import (
     AirflowFailException,
@@ -12,6 +14,7 @@ from airflow_provider_personalize_segments.airflow_compat import (
     AirflowSkipException,
     BaseSensorOperator,
     conf,
+    find_first_start,
 )
 from airflow_provider_personalize_segments.errors import InvalidParameterError, fail_on_invalid_parameters
 from airflow_provider_personalize_segments.jobs import BatchJobKind
@@ -51,15 +54,34 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("job_arn", "deferrable", *CONNECTION_FIELDS)
+    _named_otherwise: ClassVar[Mapping[str, str]] = {
+        "poll_interval": "write poke_interval, in seconds",
+        "waiter_delay": "write poke_interval, in seconds",
+        "check_interval": "write poke_interval, in seconds",
+        "waiter_max_attempts": "write timeout, in seconds; it alone ends the wait",
+        "max_retries": "write timeout, in seconds; it alone ends the wait",
+        "max_attempts": "write timeout, in seconds; it alone ends the wait",
+        "wait_for_completion": "a sensor always waits",
+    }
 
     def __init__(
         self,
         *,
         job_arn: str,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            aws_conn_id=aws_conn_id,
+            region_name=region_name,
+            verify=verify,
+            botocore_config=botocore_config,
+            **kwargs,
+        )
         self.job_arn = job_arn
         self.deferrable = deferrable
 
@@ -90,23 +112,42 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Check what was rendered, then wait until the job is done."""
-        with fail_on_invalid_parameters():
-            deferrable = read_bool(self.deferrable, self.source_of("deferrable"))
-        _ = self.hook  # raises what is wrong outside poke, where soft_fail and never_fail would hide it
-        return self._poke_and_defer(context) if deferrable else self._poke_until_done(context)
+        with self.told_failure():
+            with fail_on_invalid_parameters():
+                deferrable = read_bool(self.deferrable, self.source_of("deferrable"))
+            _ = self.hook  # raises what is wrong outside poke, where soft_fail and never_fail would hide it
+            return self._poke_and_defer(context) if deferrable else self._poke_until_done(context)
 
     def _poke_until_done(self, context: Context) -> Any:
         """Let Airflow's own loop poke, in both of its modes; only its words about a timeout are replaced."""
+        self._begin(context)
         try:
             # Unwrapped: Airflow 2.11 takes a call from a subclass for one from outside a task.
             return inspect.unwrap(BaseSensorOperator.execute)(self, context)
         except AirflowSensorTimeout:
-            raise self._timeout_error(self._reporter.status) from None
+            raise self._timeout_error() from None
         except AirflowSkipException as skip:
             if skip.__cause__ is None and "timed out" not in str(skip):
                 raise  # a subclass's own
-            reason = skip.__cause__ or self._timeout_error(self._reporter.status)
+            reason = skip.__cause__ or self._timeout_error()
             raise AirflowSkipException(str(reason)) from reason
+
+    def _begin(self, context: Context) -> None:
+        """Say what will happen; in mode ``reschedule``, where each question is a new process, only once."""
+        start, now, pace = self._start(context), datetime.now(UTC), self.pace
+        first = None
+        if self.reschedule:
+            with suppress(Exception):  # no log line is worth a task
+                first = find_first_start(context, self.retries or 0)
+        if first is None:
+            where = "in mode reschedule" if self.reschedule else "on this worker"
+            self._report(start).begin(
+                where, pace.interval, self._deadline(context), grows=pace.exponential_backoff
+            )
+            return
+        # The last question was asked an interval ago; one that grows is at most half of the wait so far.
+        gap = max(pace.interval, (now - first).total_seconds() / 2 if pace.exponential_backoff else 0)
+        self._report(first, now - timedelta(seconds=gap))
 
     def _end(self, error: Exception) -> None:
         """Raise what Airflow's poke loop would raise for this error; returns when it would go on poking."""
@@ -120,7 +161,7 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
             skip = self.soft_fail or self.never_fail
         elif self.silent_fail:
             self.log.error(
-                "Asking about %s failed; waiting on, as silent_fail is set: %s", self.job_arn, error
+                "Asking about the job failed; waiting on, as silent_fail is set: %s (%s)", error, self.job_arn
             )
             return
         else:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from airflow_provider_personalize_segments.airflow_compat import BaseOperator
-from airflow_provider_personalize_segments.errors import PersonalizeRequestError, fail_on_invalid_parameters
+from airflow_provider_personalize_segments.errors import (
+    PersonalizeError,
+    PersonalizeRequestError,
+    fail_on_invalid_parameters,
+)
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.parameters import read_config, read_text, read_verify
 
@@ -41,6 +45,8 @@ class PersonalizeTask(BaseOperator):
 
     template_fields: Sequence[str] = CONNECTION_FIELDS
     kind: ClassVar[BatchJobKind]
+    _named_otherwise: ClassVar[Mapping[str, str]] = {}
+    """Parameters that other operators and sensors have, and what a user of this one writes instead."""
 
     def __init__(
         self,
@@ -51,6 +57,11 @@ class PersonalizeTask(BaseOperator):
         botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        for name in kwargs.keys() & self._named_otherwise.keys():
+            raise TypeError(
+                f"{type(self).__name__} has no parameter {name!r}: {self._named_otherwise[name]}. "
+                f"(task {kwargs.get('task_id')!r})"
+            )
         super().__init__(**kwargs)
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
@@ -60,6 +71,15 @@ class PersonalizeTask(BaseOperator):
     def source_of(self, parameter: str) -> str:
         """Say where a parameter's value came from, for error messages."""
         return f"{parameter} of task {self.task_id!r}"
+
+    @contextmanager
+    def told_failure(self) -> Iterator[None]:
+        """Log an error of ours in one line: Airflow's log view shows little of a traceback's last line."""
+        try:
+            yield
+        except PersonalizeError as error:
+            self.log.error("%s", error)
+            raise
 
     @property
     def arn_region(self) -> str | None:

@@ -55,7 +55,14 @@ with DAG("shop", schedule=None, default_args={{"retries": 0}}) as dag:
     def downstream(arn):
         return arn
 
+    @task
+    def read(job, path):
+        assert job["jobOutput"]["s3DataDestination"]["path"] == path
+        return job
+
     downstream(create.output)
+    path = "{{{{ ti.xcom_pull('create', key='job')['jobOutput']['s3DataDestination']['path'] }}}}"
+    read(create.output["job"], path)
 """
 
 
@@ -139,7 +146,11 @@ MODES = [
 class TestInEveryMode:
     def test_the_arn_is_what_comes_out(self, run, local, mode):
         done = run(**mode)
-        assert done.states == {"create": "success", "downstream": "success"}
+        assert done.states == {"create": "success", "downstream": "success", "read": "success"}
+        job = done.xcom("read")
+        assert job["batchSegmentJobArn"] == done.xcom("create")
+        assert job["jobOutput"] == {"s3DataDestination": {"path": "s3://demo-bucket/output/"}}
+        assert (job.get("status") == "ACTIVE") is mode["wait_for_completion"]
         ((name, status),) = jobs(local).items()
         assert done.xcom("create") == f"arn:aws:personalize:us-east-1:123456789012:batch-segment-job/{name}"
         assert done.xcom("downstream") == done.xcom("create")
@@ -149,14 +160,14 @@ class TestInEveryMode:
     def test_a_job_of_that_name_is_adopted_when_it_is_the_same(self, run, local, mode):
         execute(local, wait_for_completion=False)
         done = run(job_name="weekly", **mode)
-        assert done.states == {"create": "success", "downstream": "success"}
+        assert done.states == {"create": "success", "downstream": "success", "read": "success"}
         assert done.xcom("create") == ARN
         assert local.calls.count(CREATE) == 1
 
     def test_a_different_one_is_an_error_that_says_in_what(self, run, local, mode):
         local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version, num_results=7)
         done = run(job_name="weekly", **mode)
-        assert done.states == {"create": "failed", "downstream": "upstream_failed"}
+        assert done.states == {"create": "failed", "downstream": "upstream_failed", "read": "upstream_failed"}
         error = done.errors["create"]
         assert isinstance(error, PersonalizeJobExistsError)
         assert error.differences[0].startswith("jobInput.s3DataSource.path is 's3://example-bucket/input/")
@@ -171,7 +182,7 @@ class TestInEveryMode:
     def test_access_denied_ends_it_at_once(self, run, local, mode):
         local.faults.deny_access(operation=CREATE)
         done = run(**mode)
-        assert done.states == {"create": "failed", "downstream": "upstream_failed"}
+        assert done.states == {"create": "failed", "downstream": "upstream_failed", "read": "upstream_failed"}
         assert isinstance(done.errors["create"], PersonalizeRequestError)
         assert "Allow personalize:CreateBatchSegmentJob in that" in str(done.errors["create"])
         assert local.calls.count(CREATE) == 1
@@ -217,13 +228,11 @@ class TestInEveryMode:
                 status="CREATE PENDING",
             )
         done = run(timeout=1, **mode)
-        assert done.states == {"create": "failed", "downstream": "upstream_failed"}
+        assert done.states == {"create": "failed", "downstream": "upstream_failed", "read": "upstream_failed"}
         error = done.errors["create"]
         assert isinstance(error, PersonalizeNoSlotError)
-        assert "could not be created within the timeout of 1 s: CreateBatchSegmentJob did not succeed" in str(
-            error
-        )
-        assert "LimitExceededException" in str(error)
+        assert str(error).startswith("Not created when the timeout of 1 s was over: LimitExceededException: ")
+        assert "(CreateBatchSegmentJob did not succeed for " in str(error)
         assert "let fewer jobs run at a time, such as with an Airflow pool of five slots" in str(error)
         assert len(jobs(local)) == 5
 
@@ -233,7 +242,7 @@ class TestWaiting:
     def test_a_failed_job_fails_the_task_with_its_reason(self, run, local, deferrable):
         local.fail_job("weekly", "Invalid S3 output path")
         done = run(job_name="weekly", deferrable=deferrable)
-        assert done.states == {"create": "failed", "downstream": "upstream_failed"}
+        assert done.states == {"create": "failed", "downstream": "upstream_failed", "read": "upstream_failed"}
         assert isinstance(done.errors["create"], PersonalizeJobFailedError)
         assert done.errors["create"].failure_reason == "Invalid S3 output path"
 
@@ -245,7 +254,7 @@ class TestWaiting:
         local._settings.progress = "by_hand"
         done = run(job_name="weekly", deferrable=deferrable, timeout=1)
         assert isinstance(done.errors["create"], PersonalizeJobTimeoutError)
-        assert f"{ARN} was not ACTIVE when the timeout of 1 s was over" in str(done.errors["create"])
+        assert str(done.errors["create"]).startswith("Not ACTIVE when the timeout of 1 s was over: ")
 
     def test_never_waits_when_told_not_to(self, run, local, deferrable):
         local._settings.progress = "by_hand"
@@ -325,7 +334,8 @@ class TestOnce:
         assert execute(local, TaskInstance(try_number=2, max_tries=1)) == ARN
         (line,) = [line for line in read_log() if "this try computes nothing" in line]
         assert "warning" in line.lower()
-        assert f"{ARN} was ACTIVE before this try began" in line
+        assert "The job was ACTIVE before this try began" in line
+        assert f"({ARN})" in line
         assert "To compute anew, choose another job_name, leave it out, or set if_exists='new'." in line
 
     def test_a_cleared_task_that_may_not_find_a_job_fails(self, local):
@@ -377,7 +387,7 @@ class TestOnce:
         local.fail_job("weekly-2", "No")
         with pytest.raises(PersonalizeNewJobFailedError):
             execute(local, TaskInstance(max_tries=1), retries=1)
-        with pytest.raises(PersonalizeJobFailedError, match="weekly-2 ended in CREATE FAILED: No"):
+        with pytest.raises(PersonalizeJobFailedError, match="CREATE FAILED: No. .*/weekly-2, us-east-1"):
             execute(local, TaskInstance(try_number=2, max_tries=1), retries=1)
 
     def test_a_failed_job_is_no_obstacle_for_another_request(self, local):
@@ -586,7 +596,7 @@ class TestEarly:
         ti, seen = TaskInstance(), []
         local.on_status_change(lambda job, old, new, when: seen.append((new, sorted(ti.xcoms))))
         execute(local, ti)
-        keys = ["_link_PersonalizeConsoleLink", "_link_S3OutputLink", "return_value"]
+        keys = ["_link_PersonalizeConsoleLink", "_link_S3OutputLink", "job", "return_value"]
         assert seen[1:] == [("CREATE IN_PROGRESS", keys), ("ACTIVE", keys)]
         assert ti.xcoms["return_value"] == ARN
         assert ti.xcoms["_link_PersonalizeConsoleLink"] == (
@@ -596,6 +606,17 @@ class TestEarly:
         assert ti.xcoms["_link_S3OutputLink"] == (
             "https://console.aws.amazon.com/s3/buckets/demo-bucket?region=us-east-1&prefix=output%2F"
         )
+
+    def test_the_job_is_what_was_asked_for_until_aws_describes_it(self, local):
+        ti, seen = TaskInstance(), []
+        local.on_status_change(lambda *_: seen.append(dict(ti.xcoms.get("job") or {})))
+        execute(local, ti)
+        assert (seen[-1]["batchSegmentJobArn"], seen[-1]["jobName"]) == (ARN, "weekly")
+        assert seen[-1]["jobOutput"] == {"s3DataDestination": {"path": "s3://demo-bucket/output/"}}
+        assert "status" not in seen[-1]
+        job = json.loads(json.dumps(ti.xcoms["job"]))
+        assert job == seen[-1] | job
+        assert job["status"] == "ACTIVE"
 
     def test_links_do_not_need_do_xcom_push(self, local):
         ti = TaskInstance()
@@ -623,7 +644,8 @@ class TestKilled:
         task.on_kill()
         lines = [line for line in read_log() if "Personalize cannot cancel a batch job" in line]
         assert len(lines) == 1
-        assert f"{ARN} goes on, and is billed" in lines[0]
+        assert "The job goes on, and is billed" in lines[0]
+        assert f"({ARN})" in lines[0]
         assert "warning" in lines[0].lower()
         assert jobs(local) == {"weekly": "CREATE PENDING"}
 
@@ -633,7 +655,7 @@ class TestKilled:
         with pytest.raises(PersonalizeRequestError):
             task.execute({"ti": TaskInstance()})
         task.on_kill()
-        assert any(f"If it was just being created, {ARN} goes on" in line for line in read_log())
+        assert any(f"(if it was just being created: {ARN})" in line for line in read_log())
 
     def test_before_it_has_begun_it_says_nothing(self, local, read_log):
         operator(local).on_kill()
@@ -713,9 +735,7 @@ class TestResuming:
         ids=str,
     )
     def test_another_event_is_an_error(self, local, members):
-        with pytest.raises(
-            TriggerFailedError, match="creates a batch segment job was resumed with an event that"
-        ):
+        with pytest.raises(TriggerFailedError, match="event is unknown, .* creates a batch segment job"):
             self.resume(local, "execute_created", self.event(**members))
 
     @pytest.mark.parametrize("event", [None, {}, "created", {"outcome": "created"}])
@@ -744,7 +764,7 @@ class TestResuming:
                 self.resume(local, "__fail__", {"error": "Trigger timeout"}, **options)
 
     def test_and_without_a_job_it_says_so(self, local):
-        with pytest.raises(PersonalizeNoSlotError, match=f"{ARN} could not be created within the timeout"):
+        with pytest.raises(PersonalizeNoSlotError, match="Not created when the timeout .*/weekly, us-east-1"):
             self.resume(local, "__fail__", {"error": "Trigger timeout"})
         assert local.calls.count(CREATE) == 0
 
@@ -753,18 +773,18 @@ class TestResuming:
         execute(local, ti, context, wait_for_completion=False)
         local.set_status(ARN, "CREATE FAILED", "The role may not")
         told = {"error": "Trigger timeout"}
-        with pytest.raises(PersonalizeNewJobFailedError, match="ended in CREATE FAILED: The role may not"):
+        with pytest.raises(PersonalizeNewJobFailedError, match="CREATE FAILED: The role may not"):
             self.resume(local, "__fail__", told, ti=ti, context=context, retries=1)
         event = self.event(outcome="timeout", job_arn=None, reason="full")
         for wait in (True, False):
-            with pytest.raises(PersonalizeJobFailedError, match="ended in CREATE FAILED: The role may not"):
+            with pytest.raises(PersonalizeJobFailedError, match="CREATE FAILED: The role may not"):
                 self.resume(local, "execute_created", event, wait_for_completion=wait)
 
     def test_one_that_failed_before_is_not(self, local):
         execute(local, wait_for_completion=False)
         local.set_status(ARN, "CREATE FAILED", "The role may not")
         event = self.event(outcome="timeout", job_arn=None, reason="full")
-        with pytest.raises(PersonalizeNoSlotError, match=f"{ARN}-2 could not be created .*: full"):
+        with pytest.raises(PersonalizeNoSlotError, match="Not created .*: full. .*/weekly-2, us-east-1"):
             self.resume(local, "execute_created", event, name="weekly-2")
 
     def test_a_template_that_renders_to_nonsense_by_then_is_final(self, local):

@@ -26,6 +26,7 @@ from airflow_provider_personalize_segments.errors import (
 )
 
 ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
+PLACE = "(batch-segment-job/weekly, us-east-1)"
 CALL = ("DescribeBatchSegmentJob", ARN, "us-east-1", "aws_default", "AccessDenied", "No.", "Allow it.")
 ERRORS = [
     PersonalizeJobFailedError(ARN, "CREATE FAILED", "Invalid S3 input path"),
@@ -39,6 +40,7 @@ ERRORS = [
     PersonalizeNewJobFailedError(ARN, "CREATE FAILED", "Invalid S3 input path"),
     PersonalizeNewJobFailedError(ARN, "CREATE FAILED"),
     PersonalizeJobTimeoutError(ARN, "CREATE PENDING", 3600.0),
+    PersonalizeJobTimeoutError(ARN, "CREATE PENDING", 3600.0, "ThrottlingException: slow (calling Describe)"),
     PersonalizeNoSlotError(ARN, "LimitExceededException: More than 5.", 3600.0),
     PersonalizeNoSlotError(ARN, None, 0.5),
 ]
@@ -71,10 +73,11 @@ def test_a_failed_job_is_told_with_its_reason():
         "Invalid S3 input path",
     )
     assert str(error) == (
-        f"{ARN} ended in CREATE FAILED: Invalid S3 input path. A failed job never becomes ACTIVE: "
-        "remove the cause, then clear the task that created it, or create a job under another name."
+        "CREATE FAILED: Invalid S3 input path. A failed job never becomes ACTIVE: remove the cause, then "
+        "clear "
+        f"the task that created it, or create a job under another name. {PLACE}"
     )
-    assert "ended in CREATE FAILED: No access. A failed" in str(
+    assert "CREATE FAILED: No access. A failed" in str(
         PersonalizeJobFailedError(ARN, "CREATE FAILED", "No access.")
     )
     assert "Personalize gave no reason" in str(ERRORS[1])
@@ -88,8 +91,7 @@ def test_a_failed_job_is_made_from_describe():
 def test_a_new_jobs_failure_is_told_with_what_comes_next():
     told = [error for error in ERRORS if isinstance(error, PersonalizeNewJobFailedError)]
     assert [str(error) for error in told] == [
-        f"{ARN} ended in CREATE FAILED: {reason}. "
-        "The task's next try creates another job, under the next number."
+        f"CREATE FAILED: {reason}. The task's next try creates another job, under the next number. {PLACE}"
         for reason in ("Invalid S3 input path", "Personalize gave no reason")
     ]
     assert told[0].fields == (ARN, "CREATE FAILED", "Invalid S3 input path")
@@ -99,15 +101,15 @@ def test_a_new_jobs_failure_is_told_with_what_comes_next():
 def test_a_job_in_the_way_is_told_with_every_difference():
     different, same = (error for error in ERRORS if isinstance(error, PersonalizeJobExistsError))
     assert str(different) == (
-        f"{ARN} (ACTIVE) exists already, and is another job than the one asked for: numResults is 25, not "
-        "99; roleArn is 'a', not 'b'. Nothing was created: choose another job_name, or set if_exists='new' "
-        "to create it under a name of the task's own."
+        "Another job has this name already: its numResults is 25, not 99; roleArn is 'a', not 'b'. Nothing "
+        "was created: choose another job_name, or set if_exists='new' to create it under a name of the "
+        "task's own. (batch-segment-job/weekly, us-east-1, ACTIVE)"
     )
     assert (different.job_arn, different.status) == (ARN, "ACTIVE")
     assert different.differences == ("numResults is 25, not 99", "roleArn is 'a', not 'b'")
     assert str(same) == (
-        f"{ARN} (CREATE FAILED) exists already, and if_exists is 'fail'. Nothing was created: choose another "
-        "job_name, or set if_exists to 'adopt' or 'new'."
+        "A job of this name exists already, and if_exists is 'fail'. Nothing was created: choose another "
+        "job_name, or set if_exists to 'adopt' or 'new'. (batch-segment-job/weekly, us-east-1, CREATE FAILED)"
     )
     assert same.differences == ()
 
@@ -115,32 +117,33 @@ def test_a_job_in_the_way_is_told_with_every_difference():
 def test_a_job_that_got_no_slot_is_told_with_what_aws_said_last():
     refused, unasked = (error for error in ERRORS if isinstance(error, PersonalizeNoSlotError))
     assert str(refused) == (
-        f"{ARN} could not be created within the timeout of 3600 s: LimitExceededException: More than 5. "
-        "Clear the task to try again, raise timeout, or let fewer jobs run at a time, such as with an "
-        "Airflow pool of five slots."
+        "Not created when the timeout of 3600 s was over: LimitExceededException: More than 5. "
+        f"Clear the task to try again. {PLACE}"
     )
     assert (refused.job_arn, refused.reason, refused.timeout) == (
         ARN,
         "LimitExceededException: More than 5.",
         3600.0,
     )
-    assert f"{ARN} could not be created within the timeout of 0.5 s: no triggerer asked for it. Clear" in str(
-        unasked
+    assert str(unasked) == (
+        "Not created when the timeout of 0.5 s was over: No triggerer asked for it; see whether one is "
+        "running. "
+        f"Clear the task to try again. {PLACE}"
     )
 
 
 def test_a_refused_call_names_operation_arn_region_and_connection():
     assert str(ERRORS[2]) == (
-        f"DescribeBatchSegmentJob was refused for {ARN} (region us-east-1, connection 'aws_default'): "
-        "AccessDenied: No. Allow it."
+        "AccessDenied: No. Allow it. "
+        f"(DescribeBatchSegmentJob was refused for {ARN}, region us-east-1, connection 'aws_default')"
     )
 
 
 def test_a_call_without_connection_or_region_says_so():
     error = PersonalizeUnavailableError("ListBatchSegmentJobs", "all jobs", None, None, "X", "y")
     assert str(error) == (
-        "ListBatchSegmentJobs did not succeed for all jobs "
-        "(no region, boto3's own credentials (no connection)): X: y."
+        "X: y. (ListBatchSegmentJobs did not succeed for all jobs, no region, boto3's own credentials, no "
+        "connection)"
     )
 
 

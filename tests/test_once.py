@@ -216,7 +216,7 @@ class TestFinding:
         told = {
             NEXT: ["The job weekly is CREATE FAILED; trying the next name."],
             TAKE: [
-                f"{world.arn()} is this task's own job, and differs from the parameters as they are now: "
+                "This task's own job differs from the parameters as they are now: its "
                 "numResults is 99 instead of 25."
             ]
             * (there == "different"),
@@ -269,16 +269,16 @@ class TestFinding:
         world.add()
         world.request |= change
         assert world.find(NEW, is_own=True).job["status"] == "ACTIVE"
-        assert "is this task's own job, and differs from the parameters as they are now" in lines()[0]
+        assert "This task's own job differs from the parameters as they are now" in lines()[0]
 
     @pytest.mark.parametrize(("fault", "options", "words"), FAULTS)
     def test_decides_nothing_without_an_answer(self, world, fault, options, words):
         getattr(world.local.faults, fault)(times=1, operation=DESCRIBE, **options)
         with pytest.raises(PersonalizeUnavailableError) as caught:
             world.find()
-        assert str(caught.value).startswith(
-            f"{DESCRIBE} did not succeed for {world.arn()} "
-            f"(region us-east-1, connection 'aws_default'): {words}"
+        assert str(caught.value).startswith(words)
+        assert str(caught.value).endswith(
+            f"({DESCRIBE} did not succeed for {world.arn()}, region us-east-1, connection 'aws_default')"
         )
         assert world.calls() == [DESCRIBE]
 
@@ -486,7 +486,7 @@ class TestCreating:
         world.on("after-call", lambda: hidden.update({world.arn(): jobs.pop(world.arn())}))
         creation = world.creation()
         assert creation.attempt(world.hook) == Attempt(
-            reason=f"AWS says that {world.arn()} exists, and does not show it yet"
+            reason=f"AWS says that the job exists, and does not show it yet ({world.arn()})"
         )
         jobs.update(hidden)
         assert creation.attempt(world.hook).job_arn == world.arn()

@@ -218,7 +218,7 @@ class TestBadInput:
         assert len(personalize.calls) == 0
 
     def test_an_unknown_solution_version_is_final(self, version):
-        with pytest.raises(PersonalizeRequestError, match=r"for arn:aws:.* \(region us-east-1, connection"):
+        with pytest.raises(PersonalizeRequestError, match=r"for arn:aws:.*, region us-east-1, connection"):
             list_jobs(solution_version_arn=version.replace("listed", "unlisted"))
 
     def test_denied_access_is_final(self, personalize, version):
@@ -229,7 +229,7 @@ class TestBadInput:
     def test_throttling_that_outlasts_botocore_is_left_to_retries(self, personalize, version):
         personalize.faults.throttle()
         with pytest.raises(
-            PersonalizeUnavailableError, match="for all batch segment jobs .*ThrottlingException"
+            PersonalizeUnavailableError, match="ThrottlingException: .* for all batch segment jobs"
         ):
             list_jobs(botocore_config={"retries": {"total_max_attempts": 2}})
         assert len(personalize.calls) == 2

@@ -174,6 +174,8 @@ class TestChoice:
             f"if_exists of task 't': expected 'adopt' or 'fail' or 'new', got {value!r}."
         )
 
-    def test_a_long_value_is_cut(self):
-        with pytest.raises(ValueError, match=r"^x: expected 'a', got '.{199}\.$"):
-            read_choice("w" * 1000, ("a",), "x")
+    def test_a_long_value_is_cut_between_words(self):
+        with pytest.raises(
+            ValueError, match=r"^x: expected 'a', got '(word )+word'\.\.\. \(1000 characters\)\.$"
+        ):
+            read_choice("word " * 200, ("a",), "x")

@@ -202,6 +202,17 @@ def messages():
         parameters.read_config({"proxies": {"http": "http://u:p@h"}}, "botocore_config of task 't'")
     yield str(secret.value)
     yield plain_json.clean_text("x" * 200, 100)
+    yield str(errors.PersonalizeJobTimeoutError(arn, None, 60, "ThrottlingException: slow"))
+    for wrong in (
+        lambda: arns.parse_job_arn("None", source="job_arn of task 'wait'"),
+        lambda: parameters.read_dict("{}", "tags of task 'create'", "such as {'team': 'growth'}"),
+    ):
+        with pytest.raises(ValueError) as mistake:  # noqa: PT011 - the words are compared by the test
+            wrong()
+        yield str(mistake.value)
+    with pytest.raises(TypeError) as otherwise:
+        sensors.PersonalizeBatchSegmentJobSensor(task_id="t", job_arn=arn, poll_interval=1)
+    yield str(otherwise.value)
 
 
 @pytest.mark.parametrize(

@@ -43,14 +43,16 @@ NAMES = {  # what the operator calls them
     "mode": "batch_inference_job_mode",
     "themes": "theme_generation_config",
 }
+TEMPLATE = (
+    " A template always renders to text: set render_template_as_native_obj=True on the DAG, or write the "
+    "dict here and templates into its values."
+)
 EXPECTED_PATH = "Expected s3://<bucket>/<folder>/, or an object's path."
 EXPECTED_ROLE = (
     "Expected arn:aws:iam::<account>:role/<name>, the role that Personalize reads and writes S3 with."
 )
 EXPECTED_KEY = "arn:aws:kms:<region>:<account>:key/<key ID>."
-EXPECTED_EXPLORATION = (
-    "expected a dict, such as {'itemExplorationConfig': {'explorationWeight': '0.3'}}, got "
-)
+EXPECTED_EXPLORATION = "expected a dict such as {'itemExplorationConfig': {'explorationWeight': '0.3'}}, got "
 EXPECTED_THEMES = "such as {'fieldsForThemeGeneration': {'itemName': 'TITLE'}}"
 
 
@@ -349,7 +351,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("value", "words"),
         [
-            ("team=growth", "expected a dict such as {'team': 'growth'}, got 'team=growth'."),
+            ("team=growth", "expected a dict such as {'team': 'growth'}, got 'team=growth'." + TEMPLATE),
             (
                 [{"tagKey": "team", "tagValue": "growth"}],
                 "expected a dict such as {'team': 'growth'}, got [{'tagKey': 'team', 'tagValue': 'growth'}].",
@@ -396,7 +398,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("value", "words"),
         [
-            ("0.3", f": {EXPECTED_EXPLORATION}'0.3'."),
+            ("0.3", f": {EXPECTED_EXPLORATION}'0.3'.{TEMPLATE}"),
             (["x"], f": {EXPECTED_EXPLORATION}['x']."),
             (
                 {"itemExplorationConfig": {"explorationWeight": 0.3}},
@@ -404,11 +406,11 @@ class TestRefusal:
             ),
             (
                 {"itemExplorationConfig": "0.3"},
-                ": itemExplorationConfig: expected a dict, of text by text, got '0.3'.",
+                ": itemExplorationConfig: expected a dict of text by text, got '0.3'." + TEMPLATE,
             ),
             (
                 {"rankingInfluence": [0.3]},
-                ": rankingInfluence: expected a dict, such as {'POPULARITY': 0.5}, got [0.3].",
+                ": rankingInfluence: expected a dict such as {'POPULARITY': 0.5}, got [0.3].",
             ),
             (
                 {"rankingInfluence": {"PRICE": 0.3}},
@@ -463,7 +465,8 @@ class TestRefusal:
     @pytest.mark.parametrize("value", ["TITLE", ["TITLE"]])
     def test_of_themes_that_are_no_dict(self, value):
         assert refusal(INFERENCE, mode="THEME_GENERATION", themes=value) == (
-            f"theme_generation_config of task 't': expected a dict, {EXPECTED_THEMES}, got {value!r}."
+            f"theme_generation_config of task 't': expected a dict {EXPECTED_THEMES}, got {value!r}."
+            f"{TEMPLATE if isinstance(value, str) else ''}"
         )
 
     @pytest.mark.parametrize(

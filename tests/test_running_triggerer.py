@@ -116,9 +116,9 @@ WORDS = {
     "odd": "cut off \ufffd here \ufffd",
     "huge": "characters in all)",
     "denied": "AccessDeniedException",
-    "hangs": "was not ACTIVE when the timeout",
-    "another": "was not ACTIVE when the timeout",
-    "page": "was not ACTIVE when the timeout",
+    "hangs": "NoAnswer: no answer within",
+    "another": "ResponseParserError: the response is about",
+    "page": "No answer when the timeout",
 }
 
 

@@ -82,9 +82,8 @@ class TestPoke:
         sensor = make_sensor(add_job(status="ACTIVE"))
         getattr(personalize.faults, fault)(times=1)
         assert not sensor.poke({}).is_done
-        assert "Not yet: DescribeBatchSegmentJob did not succeed for arn:aws:personalize" in "".join(
-            read_log()
-        )
+        (line,) = (line for line in read_log() if "Not yet: " in line)
+        assert "(DescribeBatchSegmentJob did not succeed for arn:aws:personalize" in line
         assert sensor.poke({}).is_done
 
     def test_denied_access_ends_it(self, personalize, add_job):
@@ -105,7 +104,7 @@ class TestPoke:
             assert not sensor.poke({}).is_done
         (warning,) = (line for line in read_log() if "SLUMBERING" in line and "warning" in line)
         assert (
-            f"{arn} has the status 'SLUMBERING', which is not documented. Waiting on: only ACTIVE is success."
+            f"The status 'SLUMBERING' is not documented. Waiting on: only ACTIVE is success. ({arn})"
         ) in warning
         personalize.set_status(arn, "ACTIVE")
         assert sensor.poke({}).is_done
@@ -116,7 +115,7 @@ class TestPoke:
         for status in ("CREATE PENDING", "CREATE IN_PROGRESS", "CREATE IN_PROGRESS", "ACTIVE"):
             personalize.set_status(arn, status)
             sensor.poke({})
-        logged = re.findall(f"{arn} is (.+?)\\.", "\n".join(read_log()))
+        logged = re.findall(r"The job is (.+?)\. \(", "\n".join(read_log()))
         assert logged == ["CREATE PENDING", "CREATE IN_PROGRESS", "ACTIVE"]
 
     def test_pokes_share_one_client_and_one_call_each(self, personalize, add_job):
@@ -165,6 +164,7 @@ class TestDeferring:
         kwargs = deferral.trigger.serialize()[1]
         deadline = datetime.fromisoformat(kwargs.pop("deadline"))
         execution_deadline = datetime.fromisoformat(kwargs.pop("execution_deadline"))
+        since = datetime.fromisoformat(kwargs.pop("waiting_since"))
         assert kwargs == {
             "job_arn": arn,
             "poke_interval": 7,
@@ -178,6 +178,7 @@ class TestDeferring:
             "botocore_config": {"read_timeout": 9},
         }
         assert before <= deadline - timedelta(seconds=90) <= after
+        assert before <= since <= after
         assert deadline - execution_deadline == timedelta(seconds=60)
         assert deferral.method_name == "execute_complete"
         # Airflow's own limit is a backstop behind the trigger's.

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow_provider_personalize_segments.creating.requests import DEFAULT_MODE
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.plain_json import make_json_safe
+from airflow_provider_personalize_segments.plain_json import make_json_safe, show
 
 # https://docs.aws.amazon.com/personalize/latest/dg/API_CreateBatchSegmentJob.html
 DEFAULT_NUM_RESULTS = 25
@@ -108,4 +108,4 @@ def _equal(field: str, one: Any, other: Any) -> bool:
 
 
 def _show(value: Any) -> str:
-    return "none" if value is None else repr(value)
+    return "none" if value is None else show(value)

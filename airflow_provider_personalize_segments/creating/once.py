@@ -171,9 +171,9 @@ def may_take(wanted: Wanted, plan: Plan, job: dict[str, Any], log: Log, *, is_ow
             raise PersonalizeJobExistsError(plan.job_arn, job["status"], others)
         if differences:
             log.warning(
-                "%s is this task's own job, and differs from the parameters as they are now: %s.",
-                plan.job_arn,
+                "This task's own job differs from the parameters as they are now: its %s. (%s)",
                 "; ".join(differences),
+                plan.job_arn,
             )
         return True
     # The task's own, of an earlier lineage, which recorded it.
@@ -277,7 +277,9 @@ class Creation:
             return Attempt(arn)
         job = look(hook, self.plan)
         if job is None:
-            return Attempt(reason=f"AWS says that {self.plan.job_arn} exists, and does not show it yet")
+            return Attempt(
+                reason=f"AWS says that the job exists, and does not show it yet ({self.plan.job_arn})"
+            )
         return Attempt(self.plan.job_arn, job, is_own=self.is_unanswered)
 
 

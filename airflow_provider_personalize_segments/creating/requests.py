@@ -18,7 +18,13 @@ from airflow_provider_personalize_segments.arns import (
     parse_solution_version_arn,
 )
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.parameters import read_choice, read_count, read_text
+from airflow_provider_personalize_segments.parameters import (
+    read_choice,
+    read_count,
+    read_dict,
+    read_text,
+)
+from airflow_provider_personalize_segments.plain_json import show
 
 SourceOf = Callable[[str], str]
 """Says where a parameter's value came from, for error messages."""
@@ -214,19 +220,18 @@ def _read_num_results(value: object, kind: BatchJobKind, source: str) -> int | N
 def _read_tags(value: object, source: str) -> list[dict[str, str]]:
     if value is None or value in ("", {}):
         return []
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{source}: expected a dict such as {{'team': 'growth'}}, got {value!r:.200}.")
-    if len(value) > MAX_TAGS:
-        raise ValueError(f"{source}: {len(value)} tags are too many; a job has at most {MAX_TAGS}.")
-    for key, text in value.items():
+    tags = read_dict(value, source, "such as {'team': 'growth'}")
+    if len(tags) > MAX_TAGS:
+        raise ValueError(f"{source}: {len(tags)} tags are too many; a job has at most {MAX_TAGS}.")
+    for key, text in tags.items():
         if not isinstance(key, str) or not isinstance(text, str):
             raise ValueError(
-                f"{source}: expected text for keys and values, got {type(key).__name__} {key!r:.200} with a "
+                f"{source}: expected text for keys and values, got {type(key).__name__} {show(key)} with a "
                 f"value of type {type(text).__name__}."
             )
         if not 1 <= len(key) <= 128 or len(text) > 256:
             raise ValueError(
-                f"{source}: {key!r:.200} or its value is too long or empty; a key has 1 to 128 characters, "
+                f"{source}: {show(key)} or its value is too long or empty; a key has 1 to 128 characters, "
                 "a value at most 256."
             )
         if not re.fullmatch(_TAG, key) or not re.fullmatch(_TAG, text):
@@ -236,7 +241,7 @@ def _read_tags(value: object, source: str) -> list[dict[str, str]]:
             )
         if key.lower().startswith("aws:"):
             raise ValueError(f"{source}: {key!r} begins with 'aws:', which AWS keeps for itself.")
-    return [{"tagKey": key, "tagValue": text} for key, text in value.items()]
+    return [{"tagKey": key, "tagValue": text} for key, text in tags.items()]
 
 
 def _read_extras(
@@ -266,21 +271,21 @@ def _read_extras(
 def _read_config(value: object, source: str) -> dict[str, Any] | None:
     if not value:
         return None
-    config = _expect_dict(value, source, "such as {'itemExplorationConfig': {'explorationWeight': '0.3'}}")
+    config = read_dict(value, source, "such as {'itemExplorationConfig': {'explorationWeight': '0.3'}}")
     if "itemExplorationConfig" in config:
         where = f"{source}: itemExplorationConfig"
-        for key, text in _expect_dict(config["itemExplorationConfig"], where, "of text by text").items():
+        for key, text in read_dict(config["itemExplorationConfig"], where, "of text by text").items():
             if not isinstance(text, str):
                 raise ValueError(
-                    f"{where}: {key!r} is {text!r:.200}. Expected text, such as {str(text)!r:.200}."
+                    f"{where}: {key!r} is {show(text)}. Expected text, such as {show(str(text))}."
                 )
     if "rankingInfluence" in config:
         where = f"{source}: rankingInfluence"
         example = "such as {'POPULARITY': 0.5}"
         influence: dict[str, int | float] = {}
-        for key, weight in _expect_dict(config["rankingInfluence"], where, example).items():
+        for key, weight in read_dict(config["rankingInfluence"], where, example).items():
             if key not in ("POPULARITY", "FRESHNESS"):
-                raise ValueError(f"{where}: expected POPULARITY or FRESHNESS, got {key!r:.200}.")
+                raise ValueError(f"{where}: expected POPULARITY or FRESHNESS, got {show(key)}.")
             influence[key] = _read_weight(weight, f"{where}: {key}")
         config = {**config, "rankingInfluence": influence}
     return config
@@ -292,7 +297,7 @@ def _read_weight(value: object, source: str) -> int | float:
         with suppress(ValueError):
             weight = float(value)  # a template can give only text
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
-        raise ValueError(f"{source} is {value!r:.200}. Expected a number from 0.0 to 1.0.")
+        raise ValueError(f"{source} is {show(value)}. Expected a number from 0.0 to 1.0.")
     return weight
 
 
@@ -300,15 +305,9 @@ def _read_themes(value: object, source: str) -> dict[str, Any] | None:
     if not value:
         return None
     expected = "such as {'fieldsForThemeGeneration': {'itemName': 'TITLE'}}"
-    themes = _expect_dict(value, source, expected)
+    themes = read_dict(value, source, expected)
     fields = themes.get("fieldsForThemeGeneration")
     column = fields.get("itemName") if isinstance(fields, dict) else None
     if not isinstance(column, str) or not re.fullmatch(_COLUMN, column, re.ASCII):
-        raise ValueError(f"{source}: got {value!r:.200}. Expected the name of a column, {expected}.")
+        raise ValueError(f"{source}: got {show(value)}. Expected the name of a column, {expected}.")
     return themes
-
-
-def _expect_dict(value: object, source: str, example: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{source}: expected a dict, {example}, got {value!r:.200}.")
-    return value

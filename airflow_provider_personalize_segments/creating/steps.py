@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowTaskTimeout
 from airflow_provider_personalize_segments.errors import (
+    InvalidParameterError,
     PersonalizeJobExistsError,
     PersonalizeNewJobFailedError,
     PersonalizeNoSlotError,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.creating.lineage import TaskRecord
     from airflow_provider_personalize_segments.creating.once import Attempt, Plan, Wanted
 
+JOB_KEY = "job"
+"""The XCom that holds the job as Describe gives it; before AWS described it, its ARN and its request."""
 QUICK_ATTEMPTS = 3
 """Faults in a row that the worker outlasts before the task defers."""
 
@@ -63,8 +66,19 @@ class JobCreatingTask(JobWaitingTask):
 
     def execute(self, context: Context) -> str:
         """Check what was rendered, have a job, and wait until it is done."""
+        with self.told_failure():
+            return self._create_and_wait(context)
+
+    def _create_and_wait(self, context: Context) -> str:
         from airflow_provider_personalize_segments.creating.requests import find_path_warnings
 
+        ti = context.get("ti")
+        if not isinstance(getattr(ti, "try_number", None), int):
+            raise InvalidParameterError(
+                f"Task {self.task_id!r} was run without Airflow's task instance, which names its job. In a "
+                "test, run the task or its DAG on a local Personalize: "
+                "with mock_personalize() as personalize: personalize.run(task)."
+            )
         with fail_on_invalid_parameters():
             if getattr(self, "multiple_outputs", False):
                 raise ValueError(
@@ -85,7 +99,7 @@ class JobCreatingTask(JobWaitingTask):
         if self._job_arn:
             self.log.warning(CANNOT_CANCEL, self._job_arn)
         elif self._plan:
-            self.log.warning(CANNOT_CANCEL, f"If it was just being created, {self._plan.job_arn}")
+            self.log.warning(CANNOT_CANCEL, f"if it was just being created: {self._plan.job_arn}")
 
     # --- Creating ---------------------------------------------------------------------------------
 
@@ -154,17 +168,17 @@ class JobCreatingTask(JobWaitingTask):
 
     def _tell_adopted(self, plan: Plan, job: dict[str, Any], *, is_new: bool) -> None:
         self.log.info(
-            "%s exists already, created at %s: adopting it. It is %s.",
-            plan.job_arn,
+            "Adopting the job that exists already, created at %s; it is %s. (%s)",
             job.get("creationDateTime"),
             job["status"],
+            plan.job_arn,
         )
         if not is_new and classify_status(job["status"]) is JobState.ACTIVE:
             self.log.warning(
-                "%s was ACTIVE before this try began, so this try computes nothing: its output is from %s. "
-                "To compute anew, choose another job_name, leave it out, or set if_exists='new'.",
-                plan.job_arn,
+                "The job was ACTIVE before this try began, so this try computes nothing: the output is from "
+                "%s. To compute anew, choose another job_name, leave it out, or set if_exists='new'. (%s)",
                 job.get("lastUpdatedDateTime"),
+                plan.job_arn,
             )
 
     def _defer_creation(self, context: Context, plan: Plan, deadline: datetime, reason: str | None) -> Never:
@@ -213,7 +227,7 @@ class JobCreatingTask(JobWaitingTask):
             return arn
         if ending.outcome == Outcome.EXECUTION_TIMEOUT:
             raise AirflowTaskTimeout(
-                f"The task's execution_timeout was over before {self.awaited_arn} could be created."
+                f"The task's execution_timeout was over before the job was created. ({self.awaited_arn})"
             )
         if ending.outcome == Outcome.ERROR:
             raise load_error(ending.error)
@@ -246,10 +260,20 @@ class JobCreatingTask(JobWaitingTask):
         arn = self._job_arn = str(attempt.job_arn)
         if self.do_xcom_push:
             context["ti"].xcom_push(key="return_value", value=arn)
+        job = attempt.job
+        if job is None and self._plan:
+            job = {self.kind.arn_member: arn, "jobName": self._plan.job_name, **self._plan.request}
+        self._push_job(context, job)
         self._push_links(context, attempt.job or (self._plan.request if self._plan else {}))
         return arn
 
-    def _result(self, job: dict[str, Any] | None) -> str:
+    def _push_job(self, context: Context, job: dict[str, Any] | None) -> None:
+        """Let later tasks know what the job is, and where its output lies."""
+        if job and self.do_xcom_push:
+            context["ti"].xcom_push(key=JOB_KEY, value=job)
+
+    def _result(self, context: Context, job: dict[str, Any] | None) -> str:
+        self._push_job(context, job)
         return self.awaited_arn
 
     def _job_failure(self, context: Context, job: dict[str, Any]) -> Exception:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_personalize_segments.airflow_compat import conf, find_text_renderer
 from airflow_provider_personalize_segments.creating.steps import JobCreatingTask
@@ -94,6 +94,15 @@ class CreateBatchJobOperator(JobCreatingTask):
         "timeout",
         *CONNECTION_FIELDS,
     )
+    _named_otherwise: ClassVar[Mapping[str, str]] = {
+        "poke_interval": "write poll_interval, in seconds",
+        "waiter_delay": "write poll_interval, in seconds",
+        "check_interval": "write poll_interval, in seconds",
+        "waiter_max_attempts": "write timeout, in seconds; it alone ends the wait",
+        "max_attempts": "write timeout, in seconds; it alone ends the wait",
+        "action_if_job_exists": "write if_exists, 'adopt', 'fail' or 'new'",
+        "mode": "write deferrable=True to wait in the triggerer",
+    }
 
     def __init__(
         self,
@@ -113,9 +122,19 @@ class CreateBatchJobOperator(JobCreatingTask):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float | str | timedelta = 60,
         timeout: float | str | timedelta | None = None,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            aws_conn_id=aws_conn_id,
+            region_name=region_name,
+            verify=verify,
+            botocore_config=botocore_config,
+            **kwargs,
+        )
         self.solution_version_arn = solution_version_arn
         self.role_arn = role_arn
         self.input_path = input_path

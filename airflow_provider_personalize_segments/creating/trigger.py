@@ -12,6 +12,7 @@ from airflow_provider_personalize_segments.creating.queue import shared_queue
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.waiting.events import Outcome
 from airflow_provider_personalize_segments.waiting.trigger import PersonalizeTrigger
+from airflow_provider_personalize_segments.waiting.verdicts import Reporter
 
 
 class PersonalizeCreateBatchJobTrigger(PersonalizeTrigger):
@@ -71,18 +72,22 @@ class PersonalizeCreateBatchJobTrigger(PersonalizeTrigger):
         region = parse_solution_version_arn(self.request["solutionVersionArn"])
         queue = shared_queue(self._settings(region), self.kind)
         since = datetime.fromisoformat(self.waiting_since) if self.waiting_since else datetime.now(UTC)
+        reporter = Reporter(self.log, f"a slot to create {plan.job_arn}", since)
+        until = datetime.fromisoformat(self.deadline) if self.deadline else None
+        reporter.begin("in the triggerer", self.poke_interval, until)
         ticket = queue.join(Creation(plan, self.log), since, self.poke_interval, self.reason)
-        left, ending = self._time_left()
         try:
-            limit = None if left == float("inf") else max(0.0, left)
-            await asyncio.wait([ticket.future], timeout=limit)
+            while not ticket.future.done() and self._time_left()[0] > 0:
+                pause = min(self._time_left()[0], reporter.seconds_to_tell)
+                await asyncio.wait([ticket.future], timeout=max(0.0, pause))
+                reporter.tell_time(ticket.reason or "AWS was not asked yet")
             # A call that is under way when the time is over may create the job all the same.
             answer = await queue.last_answer(ticket)
         finally:
             self._reason = ticket.reason
             queue.leave(ticket)
         if answer is None:
-            return ending
+            return self._time_left()[1]
         if isinstance(answer, BaseException):
             raise answer.with_traceback(None)
         self._job_arn, self._last_job = answer.job_arn, answer.job

@@ -8,6 +8,7 @@ from typing import Any
 from airflow_provider_personalize_segments.arns import is_job_arn
 from airflow_provider_personalize_segments.errors import TriggerFailedError
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, classify_status
+from airflow_provider_personalize_segments.plain_json import show
 
 EVENT_VERSION = 1
 
@@ -96,6 +97,6 @@ def _read(payload: object, outcomes: tuple[str, ...]) -> Event | None:
 
 def _unknown(payload: object, task: str) -> TriggerFailedError:
     return TriggerFailedError(
-        f"The task that {task} was resumed with an event that it does not know, which is no success: "
-        f"{payload!r:.500}. If the package was just updated, restart the triggerer."
+        f"The trigger's event is unknown, which is no success: {show(payload)}. If the package was just "
+        f"updated, restart the triggerer. (the task {task})"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Never
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowTaskTimeout, PokeReturnValue
@@ -37,6 +36,7 @@ class JobWaitingTask(PersonalizeTask):
     operator_extra_links = LINKS
     _has_created = False
     _has_links = False
+    _reporter: Reporter | None = None
 
     @property
     @abstractmethod
@@ -55,22 +55,29 @@ class JobWaitingTask(PersonalizeTask):
 
         return find_limit(self.pace.interval)
 
-    @cached_property
-    def _reporter(self) -> Reporter:
+    def _report(self, since: datetime | None = None, told_until: datetime | None = None) -> Reporter:
+        """
+        Return what tells this task's log about its wait, made on first use.
+
+        :param since: since when the task waits; ``None`` means from now on
+        :param told_until: see :class:`~.waiting.verdicts.Reporter`
+        """
         from airflow_provider_personalize_segments.waiting.verdicts import Reporter
 
-        return Reporter(self.log, self.awaited_arn)
+        if self._reporter is None:
+            self._reporter = Reporter(self.log, self.awaited_arn, since, told_until)
+        return self._reporter
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Ask Personalize once; done when the job is ACTIVE."""
         verdict = self._ask(context)
-        self._reporter.tell(verdict)
         if verdict.job:
             self._push_links(context, verdict.job)
         if verdict.state is JobState.FAILED:
             raise self._job_failure(context, verdict.job or {})
+        self._report().tell(verdict)
         done = verdict.state is JobState.ACTIVE
-        return PokeReturnValue(is_done=done, xcom_value=self._result(verdict.job) if done else None)
+        return PokeReturnValue(is_done=done, xcom_value=self._result(context, verdict.job) if done else None)
 
     def _ask(self, context: Context) -> Verdict:
         """Ask in a thread that is given up when AWS does not answer in time."""
@@ -96,7 +103,7 @@ class JobWaitingTask(PersonalizeTask):
             else:
                 push_links(context, hook, job, self.log)
 
-    def _result(self, job: dict[str, Any] | None) -> Any:
+    def _result(self, context: Context, job: dict[str, Any] | None) -> Any:
         """Return what the task returns when its job is ACTIVE."""
         return job
 
@@ -110,6 +117,7 @@ class JobWaitingTask(PersonalizeTask):
 
     def _wait_here(self, context: Context, deadline: datetime) -> Any:
         """Ask until the job is over or the time is, on the worker; a pause comes first."""
+        self._report(self._start(context)).begin("on this worker", self.pace.interval, deadline)
         while True:
             time.sleep(max(0.0, min(self.pace.interval, seconds_until(deadline))))
             left = seconds_until(deadline)
@@ -117,7 +125,7 @@ class JobWaitingTask(PersonalizeTask):
             if result.is_done:
                 return result.xcom_value
             if left <= 0:
-                raise self._timeout_error(self._reporter.status)
+                raise self._timeout_error()
 
     # --- Deferred ---------------------------------------------------------------------------------
 
@@ -138,7 +146,7 @@ class JobWaitingTask(PersonalizeTask):
 
         deadline = deadline or self._deadline(context)
         if deadline <= datetime.now(UTC):
-            self._end(self._timeout_error(self._reporter.status))
+            self._end(self._timeout_error())
         pace = self.pace
         self.defer(
             trigger=PersonalizeBatchJobTrigger(
@@ -148,6 +156,7 @@ class JobWaitingTask(PersonalizeTask):
                 max_wait=pace.max_wait,
                 silent_fail=pace.silent_fail,
                 is_created=self._has_created,
+                waiting_since=self._start(context).isoformat(),
                 **self._trigger_arguments(deadline),
             ),
             method_name="execute_complete",
@@ -187,14 +196,16 @@ class JobWaitingTask(PersonalizeTask):
         if job and not has_links(context):
             self._push_links(context, job)
         if outcome == Outcome.ACTIVE:
-            self.log.info("%s is %s.", self.awaited_arn, job["status"])
-            return self._result(job)
+            self.log.info("The job is %s. (%s)", job["status"], self.awaited_arn)
+            return self._result(context, job)
         if outcome == Outcome.FAILED:
             raise self._job_failure(context, job)
         if outcome == Outcome.TIMEOUT:
             return self._ask_last(context, job.get("status"))
         if outcome == Outcome.EXECUTION_TIMEOUT:
-            raise AirflowTaskTimeout(f"{self.awaited_arn}: the task's execution_timeout was over.")
+            raise AirflowTaskTimeout(
+                f"The task's execution_timeout was over before the job was. ({self.awaited_arn})"
+            )
         raise load_error(ending.error)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -204,6 +215,10 @@ class JobWaitingTask(PersonalizeTask):
         Airflow's own version of this makes soft_fail and never_fail mean something else after deferral, and
         something else again on Airflow 2.
         """
+        with self.told_failure():
+            return self._resume(next_method, next_kwargs, context)
+
+    def _resume(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         try:
             if next_method == "__fail__":
                 reason = str((next_kwargs or {}).get("error", "no reason given"))
@@ -227,7 +242,7 @@ class JobWaitingTask(PersonalizeTask):
         result = self.poke(context)
         if result.is_done:
             return result.xcom_value
-        raise self._timeout_error(self._reporter.status or status)
+        raise self._timeout_error(status)
 
     def _deadline(self, context: Context) -> datetime:
         return self._start(context) + timedelta(seconds=min(self.pace.timeout, MAX_SECONDS))
@@ -238,8 +253,16 @@ class JobWaitingTask(PersonalizeTask):
         start: datetime | None = getattr(context.get("ti"), "start_date", None)
         return start or datetime.now(UTC)
 
-    def _timeout_error(self, status: str | None) -> PersonalizeJobTimeoutError:
-        return PersonalizeJobTimeoutError(self.awaited_arn, status, self.pace.timeout)
+    def _timeout_error(self, status: str | None = None) -> PersonalizeJobTimeoutError:
+        """
+        Return what the task raises when its time is over.
+
+        :param status: the status that the triggerer saw last
+        """
+        report = self._report()
+        return PersonalizeJobTimeoutError(
+            self.awaited_arn, report.status or status, self.pace.timeout, report.fault
+        )
 
 
 def seconds_until(moment: datetime) -> float:

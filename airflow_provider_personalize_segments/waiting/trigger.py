@@ -138,6 +138,7 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
     :param max_wait: the most seconds that it may grow to
     :param silent_fail: whether to go on waiting after an unexpected error
     :param is_created: whether the task has created the job, so that "not found" means "not yet"
+    :param waiting_since: since when the task waits, as ISO 8601 with an offset; ``None`` means from now on
     :param deadline: as all other parameters: see :class:`PersonalizeTrigger`
     """
 
@@ -151,6 +152,7 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
         max_wait: float | None = None,
         silent_fail: bool = False,
         is_created: bool = False,
+        waiting_since: str | None = None,
         aws_conn_id: str | None = "aws_default",
         region_name: str | None = None,
         verify: bool | str | None = None,
@@ -164,13 +166,21 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
         self.max_wait = max_wait
         self.silent_fail = silent_fail
         self.is_created = is_created
+        self.waiting_since = waiting_since
 
     async def on_kill(self) -> None:
         """Say what becomes of the job when a person ends the task; Airflow calls this from 3.3 on."""
         self.log.warning(CANNOT_CANCEL, self.job_arn)
 
     async def _wait(self) -> str:
-        self._reporter = Reporter(self.log, self.job_arn)
+        since = datetime.fromisoformat(self.waiting_since) if self.waiting_since else None
+        self._reporter = Reporter(self.log, self.job_arn, since)
+        self._reporter.begin(
+            "in the triggerer",
+            self.poke_interval,
+            datetime.fromisoformat(self.deadline) if self.deadline else None,
+            grows=self.exponential_backoff,
+        )
         settings = self._settings(parse_job_arn(self.job_arn).region)
         count = 1
         # The task has asked just now.
@@ -209,7 +219,10 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
         if not self.silent_fail:
             raise answer.with_traceback(None)
         self.log.error(
-            "Asking about %s failed; waiting on, as silent_fail is set", self.job_arn, exc_info=answer
+            "Asking about the job failed; waiting on, as silent_fail is set: %s (%s)",
+            answer,
+            self.job_arn,
+            exc_info=answer,
         )
         return JobState.WAITING
 

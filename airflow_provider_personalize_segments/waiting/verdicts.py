@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from airflow_provider_personalize_segments.arns import parse_job_arn
-from airflow_provider_personalize_segments.errors import PersonalizeRequestError, PersonalizeUnavailableError
+from airflow_provider_personalize_segments.errors import (
+    MAX_REASON_LENGTH,
+    PersonalizeRequestError,
+    PersonalizeUnavailableError,
+)
 from airflow_provider_personalize_segments.jobs import JobState, classify_status, is_known_status
-from airflow_provider_personalize_segments.plain_json import make_json_safe
+from airflow_provider_personalize_segments.plain_json import clean_text, make_json_safe
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
+_MARKS = (60, 300, 900, 3600)
 CANNOT_CANCEL = (
-    "%s goes on, and is billed: Personalize cannot cancel a batch job. Nothing was deleted. Clear the task "
-    "to wait for it again; a sensor can, too."
+    "The job goes on, and is billed: Personalize cannot cancel a batch job. Nothing was deleted. Clear the "
+    "task to wait for it again; a sensor can, too. (%s)"
 )
 """What is logged when a person ends a task whose job runs."""
 
@@ -27,6 +33,9 @@ class Log(Protocol):
 
     def warning(self, message: str, /, *args: Any) -> Any:
         """Log what a person should look at."""
+
+    def error(self, message: str, /, *args: Any) -> Any:
+        """Log what ends the task."""
 
 
 class Verdict(NamedTuple):
@@ -78,7 +87,8 @@ def make_silence(job_arn: str, aws_conn_id: str | None, seconds: float) -> Verdi
         arn.region,
         aws_conn_id,
         "NoAnswer",
-        f"none within {seconds:.3g} s",
+        f"no answer within {seconds:.3g} s",
+        "Look for a proxy, a firewall or a VPC endpoint that swallows connections.",
     )
     return Verdict(JobState.WAITING, no_answer=str(error))
 
@@ -98,16 +108,48 @@ def judge_refusal(error: PersonalizeRequestError, *, is_created: bool) -> Verdic
 
 class Reporter:
     """
-    Tells a task's log about a job: each status when it is new, and why there is none.
+    Tells a task's log about its wait: one writer for a worker and for the triggerer.
+
+    It says at the start what will happen, then each status when it is new and why there is none, and now and
+    then how long the task has been waiting.
 
     :param log: the log of the sensor or trigger
-    :param job_arn: the job's ARN
+    :param subject: what is waited for; a job's ARN
+    :param since: since when the task waits; ``None`` means from now on
+    :param told_until: the moment until which the log has been told how long the wait is; ``None`` means now,
+        as when a task begins
     """
 
-    def __init__(self, log: Log, job_arn: str) -> None:
+    def __init__(
+        self, log: Log, subject: str, since: datetime | None = None, told_until: datetime | None = None
+    ) -> None:
         self._log = log
-        self._job_arn = job_arn
+        self._subject = subject
+        now = datetime.now(UTC)
+        self._since = since or now
+        self._next_mark = _find_mark(((told_until or now) - self._since).total_seconds())
         self.status: str | None = None
+        """The status that AWS told last."""
+        self.fault: str | None = None
+        """What the last call met instead of an answer; ``None`` when AWS answered it."""
+
+    def begin(self, where: str, interval: float, until: datetime | None, *, grows: bool = False) -> None:
+        """
+        Say what will happen.
+
+        :param where: where the task waits
+        :param interval: seconds between two calls about the job
+        :param until: when the task gives up; ``None`` means never
+        :param grows: whether the interval grows from call to call
+        """
+        self._log.info(
+            "Waiting %s for %s: asking AWS %severy %s, until %s.",
+            where,
+            self._subject,
+            "ever more rarely, at first " if grows else "",
+            show_seconds(interval),
+            "it is over" if until is None else f"{until:%Y-%m-%d %H:%M:%S} UTC",
+        )
 
     def tell(self, verdict: Verdict) -> None:
         """
@@ -115,17 +157,62 @@ class Reporter:
 
         :param verdict: the verdict
         """
+        self.fault = verdict.no_answer
         if verdict.job is None:
             self._log.warning("Not yet: %s", verdict.no_answer)
+        elif verdict.job["status"] != self.status:
+            self._tell_status(verdict)
+        if verdict.state is JobState.WAITING:
+            self.tell_time(f"the job is {self.status or 'not known yet'}")
+
+    def _tell_status(self, verdict: Verdict) -> None:
+        job = verdict.job or {}
+        self.status = status = job["status"]
+        if verdict.state is JobState.FAILED:
+            reason = clean_text(job.get("failureReason") or "Personalize gave no reason", MAX_REASON_LENGTH)
+            self._log.error("%s: %s (%s)", status, reason, self._subject)
             return
-        status = verdict.job["status"]
-        if status == self.status:
-            return
-        self.status = status
-        self._log.info("%s is %s.", self._job_arn, status)
+        self._log.info("The job is %s. (%s)", status, self._subject)
         if not is_known_status(status):
             self._log.warning(
-                "%s has the status %r, which is not documented. Waiting on: only ACTIVE is success.",
-                self._job_arn,
+                "The status %r is not documented. Waiting on: only ACTIVE is success. (%s)",
                 status,
+                self._subject,
             )
+
+    def tell_time(self, state: str) -> None:
+        """
+        Log how long the task has been waiting, if it is time to say so.
+
+        :param state: how things stand
+        """
+        if self.seconds_to_tell > 0:
+            return
+        waited = (datetime.now(UTC) - self._since).total_seconds()
+        self._next_mark = _find_mark(waited)
+        self._log.info(
+            "Still waiting after %s: %s. (%s)", show_seconds(waited), state.rstrip(". "), self._subject
+        )
+
+    @property
+    def seconds_to_tell(self) -> float:
+        """In how many seconds it is time to say how long the task has been waiting."""
+        return self._next_mark - (datetime.now(UTC) - self._since).total_seconds()
+
+
+def _find_mark(waited: float) -> float:
+    """Return after how many seconds of waiting the log is told next: 1, 5, 15 and 60 minutes, then hourly."""
+    return next((mark for mark in _MARKS if mark > waited), (waited // 3600 + 1) * 3600)
+
+
+def show_seconds(seconds: float) -> str:
+    """
+    Return a length of time as a person reads it: ``0.5 s``, ``1 min``, ``2 h 15 min``, ``7 d``.
+
+    :param seconds: the length in seconds
+    """
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    parts = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
