@@ -93,18 +93,22 @@ async def run_beside_loop(function: Callable[[], Answer], executor: Executor) ->
     return await run()
 
 
-def find_text_renderer(task: BaseOperator) -> Callable[[str, Context], str] | None:
+def find_text_renderer(task: BaseOperator, parameter: str) -> Callable[[str, Context], str] | None:
     """
     Return a function that renders a template of a task as text; ``None`` where Airflow itself does so.
 
     With ``render_template_as_native_obj`` Airflow makes 2026112312 of the text ``20261123_12``.
 
     :param task: the task; from Airflow 3.2 on it may have a setting of its own, before only its DAG
+    :param parameter: the parameter that holds the template; one that the task is mapped over holds none
     """
     own = getattr(task, "render_template_as_native_obj", None)
     dag = task.get_dag()
     is_native = bool(dag and dag.render_template_as_native_obj) if own is None else bool(own)
     if dag is None or not is_native:
+        return None
+    partial = getattr(dag.task_dict.get(task.task_id), "partial_kwargs", None)
+    if partial is not None and parameter not in partial:
         return None
     try:
         from airflow.sdk.definitions.context import render_template_to_string

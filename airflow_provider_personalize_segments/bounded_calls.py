@@ -59,15 +59,34 @@ class DaemonThreads(Executor):
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("These threads were given up.")
-            if len(self._threads) <= self._unfinished < self._max_threads:
-                thread = threading.Thread(
-                    target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True
-                )
-                thread.start()
-                self._threads.append(thread)
             self._unfinished += 1
+            try:
+                self._add_thread()
+            except RuntimeError:
+                self._unfinished -= 1
+                raise
             self._work.put((future, lambda: function(*args, **kwargs)))
         return future
+
+    def _add_thread(self) -> None:
+        """Start a thread when there is work for one more, and it is allowed."""
+        if len(self._threads) < min(self._unfinished, self._max_threads):
+            thread = threading.Thread(
+                target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    def change_size(self, difference: int) -> None:
+        """
+        Allow more threads or fewer; a thread that is too many ends after its next call.
+
+        :param difference: how many more, or fewer if less than 0
+        """
+        with self._lock:
+            self._max_threads += difference
+            if not self._is_closed:
+                self._add_thread()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """
@@ -101,7 +120,34 @@ class DaemonThreads(Executor):
                     del answer
             with self._lock:
                 self._unfinished -= 1
+                if len(self._threads) > self._max_threads:
+                    self._threads.remove(threading.current_thread())
+                    return
             del item, future, function  # an idle thread keeps nothing alive
+
+
+class OneCall:
+    """Makes one call at a time: while it goes on, the next caller waits for its answer, too."""
+
+    def __init__(self) -> None:
+        self._future: Future[Any] | None = None
+
+    def within(self, seconds: float, function: Callable[[], Answer]) -> Answer:
+        """
+        Return what a function returns, or raise what it raises, unless that takes too long.
+
+        :param seconds: how long to wait for it; a later call takes the answer when it is there by then
+        :param function: makes the call, in a thread of its own, unless one goes on already
+        :raises TimeoutError: when there is no answer in time
+        """
+        future = self._future or _start(function)
+        self._future = None
+        try:
+            answer: Answer = future.result(timeout=max(0.0, seconds))
+        finally:
+            if not future.done():
+                self._future = future
+        return answer
 
 
 def call_within(seconds: float, function: Callable[[], Answer]) -> Answer:
@@ -112,7 +158,11 @@ def call_within(seconds: float, function: Callable[[], Answer]) -> Answer:
     :param function: makes the call, in a thread of its own
     :raises TimeoutError: when there is no answer in time
     """
+    return _start(function).result(timeout=max(0.0, seconds))
+
+
+def _start(function: Callable[[], Answer]) -> Future[Answer]:
     threads = DaemonThreads(1, "personalize-call")
     future: Future[Answer] = threads.submit(copy_context().run, function)
     threads.shutdown(wait=False)
-    return future.result(timeout=max(0.0, seconds))
+    return future

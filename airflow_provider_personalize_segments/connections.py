@@ -31,6 +31,13 @@ SLOW_CALL = 2.0
 """Seconds after which a call that has no answer makes room for the next."""
 MAX_SLOW_CALLS = 56
 """How many calls without an answer may make room for others at a time."""
+GIVEN_UP_CALL = 30.0
+"""
+Seconds after which a call without an answer is given up: it keeps its thread, and no other call waits for it.
+A job has one such call at the most, as it is not asked about again before that has ended.
+"""
+MAX_GIVEN_UP_CALLS = 1_000
+"""How many of them there may be, each with a thread that sleeps."""
 MAX_SUSPECT_CALLS = 2
 """How many calls may be under way about jobs whose last call had no answer."""
 
@@ -90,6 +97,7 @@ class SharedConnection:
         self._free = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
         self._suspects = asyncio.Semaphore(MAX_SUSPECT_CALLS)
         self._slow_calls = 0
+        self._given_up_calls = 0
         self._reading: asyncio.Task[PersonalizeHook] | None = None
         self._threads = DaemonThreads(
             MAX_CONCURRENT_CALLS + MAX_SLOW_CALLS + MAX_SUSPECT_CALLS, "personalize-caller"
@@ -140,41 +148,77 @@ class SharedConnection:
         :returns: a task with its answer, or with the error of the call or of reading the Airflow connection
         """
         call = self.loop.create_task(self._call(ask), context=Context())
-        is_slow = False
+        give_back = _once(self._free.release)
 
         def make_room() -> None:
-            nonlocal is_slow
             if self._slow_calls < MAX_SLOW_CALLS:
-                is_slow = True
                 self._slow_calls += 1
-                self._free.release()
+                give_back()
+                no_longer_slow.append(_once(self._end_slow_call))
 
+        def give_up() -> None:
+            end_slow()
+            give_back()
+
+        def end_slow() -> None:
+            for each in no_longer_slow:
+                each()
+
+        no_longer_slow: list[Callable[[], None]] = []
         timer = self.loop.call_later(SLOW_CALL, make_room)
+        self._give_up_late(call, give_up)
 
         def end(call: asyncio.Task[Answer]) -> None:
             timer.cancel()
-            if is_slow:
-                self._slow_calls -= 1
-            else:
-                self._free.release()
+            give_up()
             _retrieve(call)
 
         call.add_done_callback(end)
         return call
 
-    def call_suspect(self, ask: Callable[[PersonalizeHook], Answer]) -> asyncio.Task[Answer]:
+    def _end_slow_call(self) -> None:
+        self._slow_calls -= 1
+
+    def _give_up_late(self, call: asyncio.Task[Any], give_up: Callable[[], None]) -> None:
+        """Let others have the thread of a call that does not end, which gets one of its own instead."""
+
+        def add_thread() -> None:
+            if self._given_up_calls < MAX_GIVEN_UP_CALLS:
+                self._given_up_calls += 1
+                self._threads.change_size(1)
+                call.add_done_callback(take_thread)
+                give_up()
+
+        def take_thread(_: asyncio.Task[Any]) -> None:
+            self._given_up_calls -= 1
+            self._threads.change_size(-1)
+
+        timer = self.loop.call_later(GIVEN_UP_CALL, add_thread)
+        call.add_done_callback(lambda _: timer.cancel())
+
+    def call_suspect(
+        self, ask: Callable[[PersonalizeHook], Answer], begun: Callable[[], object]
+    ) -> asyncio.Task[Answer]:
         """
         Call AWS about a job whose last call had no answer, two such calls at a time.
 
         :param ask: makes the call
+        :param begun: is called when it is the call's turn, and once more when it has ended
         :returns: a task as :meth:`call` returns it
         """
 
         async def call_in_turn() -> Answer:
-            async with self._suspects:
+            await self._suspects.acquire()
+            give_back = _once(self._suspects.release)
+            try:
+                begun()
+                self._give_up_late(call, give_back)
                 return await self._call(ask)
+            finally:
+                give_back()
 
         call = self.loop.create_task(call_in_turn(), context=Context())
+        call.add_done_callback(lambda _: begun())
         call.add_done_callback(_retrieve)
         return call
 
@@ -302,6 +346,17 @@ class ConnectionPart(ABC):
                 await self._wake.wait()
         except TimeoutError:
             pass
+
+
+def _once(function: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that calls another the first time, and does nothing after that."""
+    calls = iter([function])
+
+    def call() -> None:
+        for each in calls:
+            each()
+
+    return call
 
 
 def _retrieve(call: asyncio.Task[Any]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import IncompleteRead
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
@@ -146,11 +146,12 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         self._making = threading.RLock()
         self._is_fixed = False
 
-    if TYPE_CHECKING:
-
-        @property
-        def conn(self) -> PersonalizeClient:
-            """The boto3 client for Personalize, in the region of the hook or its connection (cached)."""
+    # The base class has a cached property: of these, Python 3.11 computes one at a time for a whole class, so
+    # a hook whose credentials hang would hold up all others in the process.
+    @property
+    def conn(self) -> PersonalizeClient:
+        """The boto3 client for Personalize, in the hook's or its connection's region, made on first use."""
+        return self._client_in(None)
 
     @classmethod
     def get_connection(cls, conn_id: str) -> Connection:
@@ -339,29 +340,24 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
     def close(self) -> None:
         """Close the connections of its clients; the hook makes new clients when it is used again."""
         clients = set(self._clients.values())
-        if "conn" in self.__dict__:
-            clients.add(self.__dict__.pop("conn"))
         self._clients.clear()
         for client in clients:
             client.close()
 
     def _client_in(self, region: str | None) -> PersonalizeClient:
         """Return the client for a region, made on first use; ``None`` means the hook's own."""
+        region = None if region == self.region_name else region
         with self._making:  # one client, however many threads ask for it first
             client = self._clients.get(region)
             if client is None:
                 self._check_certificates()
-                if region is None or region == self.region_name:
-                    client = self.conn
-                else:
-                    client = self.get_client_type(region_name=region)
-                self._clients[region] = client
+                client = self._clients[region] = self.get_client_type(region_name=region)
             return client
 
     def _check_certificates(self) -> None:
         """Load the CA bundle: botocore does so at each call, and takes a wrong one for a network fault."""
-        path = self.verify
-        if not isinstance(path, str) or Path(path).is_dir():
+        path = os.environ.get("AWS_CA_BUNDLE") if self.verify is None else self.verify
+        if not isinstance(path, str):
             return
         try:
             ssl.create_default_context(cafile=path)
@@ -416,14 +412,16 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
             elif not is_botocore:
                 detail = f"the answer cannot be read: {detail}"
             about = (operation, subject, self._region_of(region), self.aws_conn_id, code, detail)
+            # Without its cause, which holds AWS's text as it came: Airflow 3's worker writes the whole chain
+            # to its log, and ends when UTF-8 does not carry it.
             if is_transient(error) or not is_botocore:
-                raise PersonalizeUnavailableError(*about, _advise_waiting(error, code)) from error
-            raise PersonalizeRequestError(*about, _advise(code, operation, detail)) from error
+                raise PersonalizeUnavailableError(*about, _advise_waiting(error, code)) from None
+            raise PersonalizeRequestError(*about, _advise(code, operation, detail)) from None
 
     def _region_of(self, region: str | None) -> str | None:
         """Return the region that a call went to, without making a client for the sake of a message."""
-        if region is None and "conn" in self.__dict__:
-            return str(self.conn.meta.region_name)
+        if region is None and None in self._clients:
+            return str(self._clients[None].meta.region_name)
         return region or self.region_name
 
 

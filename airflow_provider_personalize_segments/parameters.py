@@ -167,7 +167,8 @@ def read_config(value: object, source: str) -> dict[str, Any] | None:
         return None
     config = read_dict(value, source, "of arguments of botocore.config.Config", is_secret=True)
     for path, text in _texts(config, ""):
-        if re.search(r"//[^/@]*:[^/@]*@", text):
+        # botocore takes a proxy's address without its scheme, too.
+        if re.search(r"//[^/]*@" if not path.startswith("proxies.") else "@", text):
             raise ValueError(
                 f"{source}: {path} holds a password, which Airflow stores and shows as plain text. Put it "
                 'into the connection\'s extra instead: {"config_kwargs": {"proxies": ...}}.'

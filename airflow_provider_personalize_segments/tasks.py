@@ -19,6 +19,7 @@ from airflow_provider_personalize_segments.parameters import read_config, read_t
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_provider_personalize_segments.bounded_calls import OneCall
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
 Answer = TypeVar("Answer")
@@ -45,6 +46,7 @@ class PersonalizeTask(BaseOperator):
 
     template_fields: Sequence[str] = CONNECTION_FIELDS
     kind: ClassVar[BatchJobKind]
+    _one_call: OneCall | None = None
     _named_otherwise: ClassVar[Mapping[str, str]] = {}
     """Parameters that other operators and sensors have, and what a user of this one writes instead."""
 
@@ -127,9 +129,12 @@ class PersonalizeTask(BaseOperator):
         :raises TimeoutError: when there is no answer in time
         """
         # Not at the top: only a task that runs needs threads, and a hook.
-        from airflow_provider_personalize_segments.bounded_calls import call_within
+        from airflow_provider_personalize_segments.bounded_calls import OneCall
         from airflow_provider_personalize_segments.hooks import are_credentials_refused
 
+        if self._one_call is None:
+            self._one_call = OneCall()
+        call_within = self._one_call.within
         try:
             return call_within(seconds, partial(ask, self._bounded_hook))
         except PersonalizeRequestError as error:
@@ -142,11 +147,18 @@ class PersonalizeTask(BaseOperator):
 
     @cached_property
     def _bounded_hook(self) -> PersonalizeHook:
-        """The hook for calls that are bounded, which has read its connection."""
+        """The hook for calls that are bounded, which has read its connection and has its client."""
+        hook = self._make_bounded_hook()
+        self._make_client(hook, self.call_limit)
+        return hook
+
+    def _make_bounded_hook(self) -> PersonalizeHook:
+        """Return a hook for calls that are bounded, which repeats nothing by itself."""
+        return self.hook.with_limit(self.call_limit).without_retries().fixed()
+
+    def _make_client(self, hook: PersonalizeHook, seconds: float) -> None:
+        """Make the client ahead: on a busy machine that takes seconds, which are not the first call's."""
         from airflow_provider_personalize_segments.bounded_calls import call_within
 
-        hook = self.hook.with_limit(self.call_limit).fixed()
-        # Making the client takes a busy machine seconds, which are not to count as the first call's.
         with suppress(Exception):  # raised again by the call, in words
-            call_within(self.call_limit, partial(hook.make_client, self.arn_region))
-        return hook
+            call_within(seconds, partial(hook.make_client, self.arn_region))

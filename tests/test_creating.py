@@ -193,7 +193,11 @@ class TestInEveryMode:
     def test_faults_are_outlasted_and_make_no_second_job(self, run, local, mode, fault):
         for operation in (DESCRIBE, CREATE):
             getattr(local.faults, fault)(times=1, operation=operation)
-        assert run(botocore_config=ONE_TRY, **mode).states == {"create": "success", "downstream": "success"}
+        assert run(botocore_config=ONE_TRY, **mode).states == {
+            "create": "success",
+            "downstream": "success",
+            "read": "success",
+        }
         assert len(jobs(local)) == 1
 
     def test_a_full_quota_is_waited_out(self, run, local, mode):
@@ -215,7 +219,7 @@ class TestInEveryMode:
 
         local.calls.append = append_and_act
         done = run(**mode)
-        assert done.states == {"create": "success", "downstream": "success"}
+        assert done.states == {"create": "success", "downstream": "success", "read": "success"}
         assert len(jobs(local)) == 6
         assert local.calls.count(CREATE) <= 5
 
@@ -259,7 +263,7 @@ class TestWaiting:
     def test_never_waits_when_told_not_to(self, run, local, deferrable):
         local._settings.progress = "by_hand"
         done = run(wait_for_completion=False, deferrable=deferrable)
-        assert done.states == {"create": "success", "downstream": "success"}
+        assert done.states == {"create": "success", "downstream": "success", "read": "success"}
         # Once to see that the name is free, and never to see how the job is.
         assert local.calls.count(DESCRIBE) == 1
 
@@ -336,7 +340,9 @@ class TestOnce:
         assert "warning" in line.lower()
         assert "The job was ACTIVE before this try began" in line
         assert f"({ARN})" in line
-        assert "To compute anew, choose another job_name, leave it out, or set if_exists='new'." in line
+        assert (
+            "To compute anew, clear the task if it has no job_name; else choose another job_name, or" in line
+        )
 
     def test_a_cleared_task_that_may_not_find_a_job_fails(self, local):
         execute(local, if_exists="fail")
@@ -802,7 +808,9 @@ class TestResuming:
 
     def test_when_aws_does_not_tell_how_far_it_came_the_time_is_over_all_the_same(self, local):
         local.faults.throttle()
-        with pytest.raises(PersonalizeNoSlotError, match="within the timeout of .*ThrottlingException"):
+        with pytest.raises(
+            PersonalizeNoSlotError, match="Not created when the timeout .*ThrottlingException"
+        ):
             self.resume(local, "__fail__", {"error": "Trigger timeout"})
 
     def test_a_trigger_that_broke_is_retried(self, local):
@@ -939,7 +947,56 @@ class TestInference:
         version = local.add_solution_version("similar", "aws-user-personalization")
         run = run_dag(textwrap.dedent(text).format(native=True), {"version": version}, retries=0)
         assert run.states == {"create": "failed"}
-        assert "'None' is what a template makes of nothing" in str(run.errors["create"])
+        assert str(run.errors["create"]) == (
+            "job_name of task 'create' is None: the XCom that it comes from is empty. Leave job_name out to "
+            "derive it from the task."
+        )
+
+    @pytest.mark.parametrize("native", [False, True])
+    def test_what_comes_from_other_tasks_is_never_taken_for_a_template(self, run_dag, local, native):
+        source = f"""
+            from airflow.providers.common.compat.sdk import DAG, task
+            from airflow_provider_personalize_segments.operators import (
+                PersonalizeCreateBatchSegmentJobOperator as Create,
+            )
+
+            with DAG("told", schedule=None, render_template_as_native_obj={native}) as dag:
+                given = {{
+                    "solution_version_arn": "{local.version}",
+                    "role_arn": "{ROLE}",
+                    "input_path": "s3://demo-bucket/input/segment.jsonl",
+                    "output_path": "s3://demo-bucket/output/",
+                    "wait_for_completion": False,
+                    "deferrable": False,
+                }}
+
+                @task
+                def team():
+                    return "growth"
+
+                @task
+                def teams():
+                    return [{{"team": "{{{{ 7 * 191 }}}}"}}]
+
+                @task
+                def nothing():
+                    return None
+
+                Create(task_id="member", job_name="member", tags={{"team": team()}}, **given)
+                Create.partial(task_id="mapped", job_name="mapped", **given).expand(tags=teams())
+                Create(task_id="unnamed", job_name=nothing(), **given)
+        """
+        run = run_dag(textwrap.dedent(source), {})
+        assert run.states["member"] == "success"
+        made = {
+            call.parameters["jobName"]: call.parameters["tags"]
+            for call in local.calls
+            if call.operation == CREATE
+        }
+        assert made == {"member": [{"tagKey": "team", "tagValue": "growth"}]}
+        # Rendered, it would be the number 1337, which a tag may have.
+        assert "'team' or its value has characters that tags cannot have" in str(run.errors["mapped"])
+        assert "job_name of task 'unnamed' is None" in str(run.errors["unnamed"])
 
     def test_has_its_own_members(self, local):
         version = local.add_solution_version("similar", "aws-similar-items")

@@ -10,7 +10,9 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -101,6 +103,59 @@ class TestTriggerer:
         first = LONGEST_LIMIT if number > 32 else SLOW_CALL
         assert took[0] <= 1 + first + BUSY_MACHINE
         assert max(took[1:]) <= 1 + first + BUSY_MACHINE
+
+    def test_more_jobs_than_threads_that_never_answer_hold_up_no_other(self, serve, monkeypatch):
+        monkeypatch.setattr(connections, "GIVEN_UP_CALL", 1.0)
+        number = connections.MAX_CONCURRENT_CALLS + connections.MAX_SLOW_CALLS + 6
+        endpoint = serve(lambda operation, parameters: answer_of(parameters))
+
+        async def main():
+            hung = [
+                asyncio.create_task(
+                    first_event(PersonalizeBatchJobTrigger(job_arn(f"drips-{index}"), poke_interval=1))
+                )
+                for index in range(number)
+            ]
+            while len(endpoint.calls) < number:
+                await asyncio.sleep(0.05)
+            payload = await asyncio.wait_for(
+                first_event(PersonalizeBatchJobTrigger(job_arn("good"), poke_interval=1)), 60
+            )
+            for task in hung:
+                task.cancel()
+            await asyncio.gather(*hung, return_exceptions=True)
+            return payload
+
+        assert asyncio.run(main())["outcome"] == "active"
+
+    def test_jobs_that_recover_are_asked_though_others_never_do(self, serve, monkeypatch):
+        monkeypatch.setattr(connections, "GIVEN_UP_CALL", 8.0)
+        counts = Counter()
+
+        def answer(_, parameters):
+            name = parameters["batchSegmentJobArn"].rpartition("/")[2]
+            counts[name] += 1
+            if counts[name] == 1:
+                return Answer(b"{" * 12, drips=0.5)  # 6 s, too long for one answer
+            return DRIPS if name.startswith("drips") else describe(name)
+
+        serve(answer)
+
+        async def main():
+            waiting = {
+                name: asyncio.create_task(
+                    first_event(PersonalizeBatchJobTrigger(job_arn(name), poke_interval=1))
+                )
+                for name in ("drips-1", "drips-2", "good-1", "good-2", "good-3")
+            }
+            good = [task for name, task in waiting.items() if name.startswith("good")]
+            payloads = await asyncio.wait_for(asyncio.gather(*good), 90)
+            for task in waiting.values():
+                task.cancel()
+            await asyncio.gather(*waiting.values(), return_exceptions=True)
+            return [payload["outcome"] for payload in payloads]
+
+        assert asyncio.run(main()) == ["active"] * 3
 
     def test_a_job_recovers_with_its_service(self, serve):
         is_down = threading.Event()
@@ -218,6 +273,48 @@ class TestWorker:
             task.execute({"ti": TaskInstance()})
         assert time.monotonic() - start <= 2 * 3 + BUSY_MACHINE
 
+    def test_pokes_at_an_answer_that_never_ends_share_one_thread(self, serve):
+        endpoint = serve(lambda *_: DRIPS)
+        before = threading.active_count()
+        task = PersonalizeBatchSegmentJobSensor(
+            task_id="wait", job_arn=job_arn("drips"), poke_interval=1, timeout=1
+        )
+        ti = TaskInstance()
+        ti.start_date -= timedelta(seconds=60)  # so that each poke waits a second at most
+        for _ in range(3):
+            assert not task.poke({"ti": ti}).is_done
+        assert len(endpoint.calls) == 1
+        assert threading.active_count() <= before + 3  # the call's, the endpoint's, and its own
+
+    def test_a_poke_makes_one_call_whatever_comes_of_it(self, serve):
+        endpoint = serve(error("ThrottlingException"))
+        task = PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=job_arn("throttled"))
+        assert not task.poke({}).is_done
+        assert len(endpoint.calls) == 1
+
+    def test_a_link_costs_seconds_though_credentials_hang(self, serve, monkeypatch):
+        endpoint = serve(describe("weekly"))
+        connection = json.loads(endpoint.connection)
+        script = "import time; time.sleep(60)"
+        process = f"{sys.executable} -c '{script}'"
+        config = f"[profile slow]\ncredential_process = {process}\nregion = us-east-1\n"
+        path = Path(os.environ["AIRFLOW_HOME"]) / "slow-credentials"
+        path.write_text(config)
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(path))
+        extra = connection["extra"] | {"profile_name": "slow"}
+        slow = {"conn_type": "aws", "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(slow))
+        task = PersonalizeCreateBatchSegmentJobOperator(
+            task_id="create",
+            solution_version_arn=SOLUTION_VERSION_ARN,
+            role_arn="arn:aws:iam::123456789012:role/r",
+            input_path="s3://shop/in/",
+            output_path="s3://shop/out/",
+        )
+        start = time.monotonic()
+        task._push_links({"ti": TaskInstance()}, {"solutionVersionArn": SOLUTION_VERSION_ARN})
+        assert time.monotonic() - start <= 3 + BUSY_MACHINE
+
     def test_a_link_costs_a_second(self, serve):
         endpoint = serve(
             lambda operation, parameters: HANGS if "SolutionVersion" in operation else describe("weekly")
@@ -277,6 +374,13 @@ class TestThreads:
         gate = threading.Event()
         waiting = [threads.submit(gate.wait) for _ in range(10)]
         assert sum(each.name.startswith("counted") for each in threading.enumerate()) == 3
+        gate.set()
+        assert all(each.result() for each in waiting)
+        threads.change_size(2)
+        gate.clear()
+        waiting = [threads.submit(gate.wait) for _ in range(10)]
+        assert sum(each.name.startswith("counted") for each in threading.enumerate()) == 5
+        threads.change_size(-2)
         gate.set()
         assert all(each.result() for each in waiting)
         threads.shutdown()

@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import pickle
+import traceback
 
 import airflow
 import pytest
@@ -44,6 +45,26 @@ HTML = {"Content-Type": "text/html"}
 
 def job_with(**members):
     return json.loads(describe("weekly", "ACTIVE", **members).body)
+
+
+def encode_chain(error):
+    """Encode an error with what led to it, as Airflow 3's worker does when it writes that to its log."""
+    if airflow.__version__.startswith("2."):
+        "".join(traceback.format_exception(error)).encode()
+        return
+    import msgspec
+    import structlog
+
+    trace = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    msgspec.json.encode(trace((type(error), error, error.__traceback__)))
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ThrottlingException", "cut \ud83d off"])
+def test_an_error_can_be_logged_with_what_led_to_it(serve, code):
+    serve(error(code, 400, "cut \ud83d off"))
+    with pytest.raises((PersonalizeRequestError, PersonalizeUnavailableError)) as caught:
+        PersonalizeHook().describe_job(ARN)
+    encode_chain(caught.value)
 
 
 UNREADABLE = {

@@ -66,29 +66,34 @@ class TestNames:
         assert record(**fields).lineage == lineage
 
     def test_without_one_of_the_users_are_the_lineages_alone(self):
-        wanted = make_wanted(LINEAGE, UNNAMED, ADOPT, 3, None)
+        wanted = make_wanted(LINEAGE, UNNAMED, ADOPT, None, is_first_try=True)
         assert wanted.plan == PLAN._replace(job_name=derive_job_name(LINEAGE))
         assert (wanted.is_own, wanted.kept, wanted.earlier) == (True, None, ())
 
     @pytest.mark.parametrize("if_exists", [ADOPT, FAIL])
     def test_of_the_users_are_anybodys(self, if_exists):
-        wanted = make_wanted(LINEAGE, PLAN, if_exists, 0, None)
+        wanted = make_wanted(LINEAGE, PLAN, if_exists, None, is_first_try=True)
         assert (wanted.plan, wanted.if_exists, wanted.is_own, wanted.earlier) == (PLAN, if_exists, False, ())
 
     def test_of_new_jobs_are_the_users_and_the_lineages(self):
-        wanted = make_wanted(LINEAGE, PLAN, NEW, 3, None)
+        wanted = make_wanted(LINEAGE, PLAN, NEW, None, is_first_try=True)
         assert wanted.plan.job_name == extend_job_name("weekly", LINEAGE)
         assert wanted.is_own
 
     @pytest.mark.parametrize("name", ["", "weekly"])
     def test_of_earlier_lineages_are_known_newest_first(self, name):
-        wanted = make_wanted(LINEAGE, PLAN._replace(job_name=name), NEW, 1, None)
+        wanted = make_wanted(LINEAGE, PLAN._replace(job_name=name), NEW, None, is_first_try=False)
         earlier = [LINEAGE._replace(max_tries=each) for each in (2, 1, 0)]
         names = [extend_job_name(name, each) if name else derive_job_name(each) for each in earlier]
         assert list(wanted.earlier) == names
 
+    def test_of_earlier_lineages_are_known_whatever_retries_says(self):
+        """A clear may set ``max_tries`` to an edited ``retries``, as if the task never was cleared."""
+        wanted = make_wanted(LINEAGE, UNNAMED, ADOPT, None, is_first_try=False)
+        assert len(wanted.earlier) == LINEAGE.max_tries
+
     def test_of_earlier_lineages_are_not_without_end(self):
-        wanted = make_wanted(LINEAGE._replace(max_tries=500), UNNAMED, ADOPT, 1, None)
+        wanted = make_wanted(LINEAGE._replace(max_tries=500), UNNAMED, ADOPT, None, is_first_try=False)
         assert len(wanted.earlier) == MAX_LOOKS_BACK
 
 
@@ -106,7 +111,7 @@ class TestRecord:
             assert store.retention is NEVER_EXPIRE
 
     def test_is_resumed_by_the_same_lineage(self):
-        wanted = make_wanted(LINEAGE, UNNAMED, ADOPT, 1, Record(PLAN, 3))
+        wanted = make_wanted(LINEAGE, UNNAMED, ADOPT, Record(PLAN, 3), is_first_try=False)
         assert (wanted.kept, wanted.earlier) == (PLAN, ())
 
     @pytest.mark.parametrize(
@@ -120,7 +125,7 @@ class TestRecord:
         ids=["derived", "new", "fail", "adopt"],
     )
     def test_tells_a_later_lineage_the_name(self, plan, if_exists, earlier):
-        wanted = make_wanted(LINEAGE, plan, if_exists, 1, Record(PLAN, 1))
+        wanted = make_wanted(LINEAGE, plan, if_exists, Record(PLAN, 1), is_first_try=False)
         assert (wanted.kept, wanted.earlier) == (None, earlier)
 
     @pytest.mark.parametrize(
@@ -132,7 +137,7 @@ class TestRecord:
         ids=["of the other kind", "of another region"],
     )
     def test_does_not_count_when_it_is(self, plan):
-        assert make_wanted(LINEAGE, PLAN, FAIL, 3, Record(plan, 3)).kept is None
+        assert make_wanted(LINEAGE, PLAN, FAIL, Record(plan, 3), is_first_try=False).kept is None
 
     @pytest.mark.parametrize(
         "change",

@@ -216,8 +216,9 @@ class TestFinding:
         told = {
             NEXT: ["The job weekly is CREATE FAILED; trying the next name."],
             TAKE: [
-                "This task's own job differs from the parameters as they are now: its "
-                "numResults is 99 instead of 25."
+                "This task's own job differs from the parameters as they are now: its numResults is 99 "
+                "instead "
+                f"of 25. ({world.arn()})"
             ]
             * (there == "different"),
         }
@@ -234,7 +235,7 @@ class TestFinding:
         with pytest.raises(PersonalizeJobExistsError) as caught:
             world.find()
         assert (
-            "is another job than the one asked for: numResults is 99 instead of 25; "
+            "Another job has this name already: its numResults is 99 instead of 25; "
             "roleArn is 'arn:aws:iam::123456789012:role/personalize' instead of "
             "'arn:aws:iam::123456789012:role/personalize-other'. Nothing was created: choose another "
             "job_name, or set if_exists='new' to create it under a name of the task's own."
@@ -506,6 +507,21 @@ class TestAfterCreating:
         else:
             with pytest.raises(PersonalizeJobExistsError, match="exists already, and if_exists is 'fail'"):
                 may_take(*arguments, is_own=is_own)
+
+    @pytest.mark.parametrize("if_exists", [ADOPT, FAIL])
+    def test_that_is_its_own_may_be_shown_without_a_slash(self, world, if_exists):
+        world.add()
+        world.request["jobOutput"] = {"s3DataDestination": {"path": "s3://example-bucket/output"}}
+        arguments = world.wanted(if_exists), world.plan(), world.described(), log
+        assert may_take(*arguments, is_own=True)
+        with pytest.raises(PersonalizeJobExistsError):
+            may_take(*arguments)
+
+    @pytest.mark.parametrize("if_exists", [ADOPT, FAIL])
+    def test_that_differs_is_a_strangers_whatever_a_record_says(self, world, if_exists):
+        world.add(num_results=99)
+        with pytest.raises(PersonalizeJobExistsError, match="numResults is 99 instead of 25"):
+            may_take(world.wanted(if_exists), world.plan(), world.described(), log, is_own=True)
 
 
 class TestDelay:

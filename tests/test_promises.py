@@ -68,11 +68,12 @@ JOBS_END, JOBS_FAIL = ENDINGS = ("jobs end", "jobs fail")
 FILL, FREE = QUOTA = ("quota full", "quota free")
 SAME, DIFFERENT, ELSEWHERE = STRANGERS = ("the same taken", "another taken", "another environment's taken")
 CLEARED = "cleared while it runs"
+CLEARED_ANEW = "cleared while it runs, from Airflow 3.1 on"
 GHOST = "the next try begins while this one goes on"
 ORPHAN = "the trigger of a task cleared since creates its job"
 HAPPENINGS = (
     NOTHING, NOTHING, *DEATHS, *DEATHS, *FAULTS, "drop_answer", HIDE, *ENDINGS, *QUOTA, *STRANGERS, CLEARED,
-    GHOST, ORPHAN,
+    CLEARED_ANEW, GHOST, ORPHAN,
 )  # fmt: skip
 # Hypothesis draws numbers, and chance does the rest: drawn one by one, traces are much like one another.
 NUMBERS = st.integers(0, 2**32)
@@ -246,7 +247,7 @@ class Step:
         self.script = list(script)
         self.tries = tries
         self.calls = 0
-        self.is_dying = self.has_hidden = self.is_cleared = False
+        self.is_dying = self.has_hidden = self.is_cleared = self.is_anew = False
         self.seen = {}
         """What AWS showed last of each job."""
         self.absent = set()
@@ -431,8 +432,8 @@ class World:
         self.tell(f"{operation} {name}" + (f": {event}" if event != NOTHING else ""))
         if event == KILL_BEFORE:
             raise Killed
-        if event == CLEARED:
-            step.is_cleared = True
+        if event in (CLEARED, CLEARED_ANEW):
+            step.is_cleared, step.is_anew = True, event == CLEARED_ANEW
             raise Killed
         step.is_dying = event == KILL_AFTER
         if event in FAULTS:
@@ -618,10 +619,14 @@ class Task:
         explored[f"cleared: {self.state}"] += 1
         self.world.tell(f"task {self.number}, {self.state}, is cleared")
         self.deferred = None
+        self.begin_lineage()
+        self.state = "scheduled"
+
+    def begin_lineage(self):
         # airflow.models.taskinstance.clear_task_instances
         self.max_tries = self.try_number + self.retries
         self.lineage.recurs = bool(self.lineage.requests)
-        self.state, self.cleared_at = "scheduled", self.try_number
+        self.cleared_at = self.try_number
 
     # What a worker does
 
@@ -637,7 +642,10 @@ class Task:
             state = "success"
         except Killed:
             explored["workers killed"] += 1
-            # Airflow restarts a running task that was cleared whatever its tries, in the same lineage.
+            # Airflow restarts a running task that was cleared whatever its tries: before 3.1 in the same
+            # lineage, and from then on in the next.
+            if step.is_anew and not attempt.is_ghost:
+                self.begin_lineage()
             state = "scheduled" if step.is_cleared or self.may_retry(attempt) else "failed"
         except Endless:
             pass

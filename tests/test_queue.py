@@ -287,6 +287,22 @@ class TestOddOnes:
         assert beside <= alone * 1.5 + PATIENCE + 2
 
 
+class TestThrottling:
+    def test_slows_all_of_them_down(self, serve, make):
+        endpoint = serve(error("ThrottlingException"))
+
+        async def main():
+            waiting = [asyncio.ensure_future(wait_for(make(number, poke_interval=1))) for number in range(20)]
+            await asyncio.wait(waiting, timeout=4)
+            for each in waiting:
+                each.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+        asyncio.run(main())
+        # Twenty that each back off by themselves ask about fifty times.
+        assert 1 <= len(endpoint.calls) <= 10
+
+
 class TestTelling:
     def test_a_thread_logs_in_the_context_of_its_trigger(self, local, make):
         """Airflow finds out by it whose log a line belongs to."""

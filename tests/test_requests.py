@@ -43,6 +43,7 @@ NAMES = {  # what the operator calls them
     "mode": "batch_inference_job_mode",
     "themes": "theme_generation_config",
 }
+UNFIT = "holds a character or a number that JSON, UTF-8 or Airflow's database does not carry"
 TEMPLATE = (
     " A template always renders to text: set render_template_as_native_obj=True on the DAG, or write the "
     "dict here and templates into its values."
@@ -207,6 +208,11 @@ class TestRequest:
 
 
 class TestRefusal:
+    @pytest.mark.parametrize("text", ["cut \ud83d off", "cut \ud83d off/"])
+    def test_of_what_airflows_database_does_not_carry(self, text):
+        assert UNFIT in refusal(input_path=f"s3://shop/{text}")
+        refusal(output_path=f"s3://shop/{text}").encode()
+
     @pytest.mark.parametrize(
         ("value", "words"),
         [

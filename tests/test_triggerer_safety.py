@@ -169,20 +169,25 @@ class TestEarlyEvents:
 
 
 class TestSettings:
-    @pytest.mark.parametrize("content", [None, "no certificate"])
-    @pytest.mark.parametrize("where", ["task", "connection"])
+    @pytest.mark.parametrize("content", [None, "no certificate", "a folder"])
+    @pytest.mark.parametrize("where", ["task", "connection", "environment"])
     def test_a_ca_bundle_that_cannot_be_loaded_is_said_at_once(
         self, serve, monkeypatch, tmp_path, content, where
     ):
         endpoint = serve(describe("weekly"))
         path = tmp_path / "bundle.pem"
-        if content:
+        if content == "a folder":
+            path.mkdir()
+        elif content:
             path.write_text(content)
         options = {"verify": str(path)}
         if where == "connection":
             connection = json.loads(endpoint.connection)
             connection["extra"] |= options
             monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+            options = {}
+        if where == "environment":
+            monkeypatch.setenv("AWS_CA_BUNDLE", str(path))
             options = {}
         words = f"InvalidCABundleError: verify is '{path}', which cannot be loaded: .*Set verify, here or in"
         task = PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=ARN, **options)
@@ -207,6 +212,9 @@ class TestSettings:
         ("config", "path"),
         [
             ({"proxies": {"https": "http://user:s3cret@proxy:3128"}}, "proxies.https"),
+            ({"proxies": {"https": "user:s3cret@proxy:3128"}}, "proxies.https"),
+            ({"proxies": {"https": "http://user:s3cret/more@proxy:3128"}}, "proxies.https"),
+            ({"proxies": {"http": "http://s3cret@proxy:3128"}}, "proxies.http"),
             (
                 {"proxies_config": {"proxy_ca_bundle": ["http://u:s3cret@p"]}},
                 "proxies_config.proxy_ca_bundle[0]",

@@ -33,19 +33,23 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def find_differences(kind: BatchJobKind, request: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
+def find_differences(
+    kind: BatchJobKind, request: Mapping[str, Any], job: Mapping[str, Any], *, is_strict: bool = True
+) -> list[str]:
     """
     Return in which fields a job differs from the one that a request would create; tags cannot be seen.
 
     :param kind: the kind of job
     :param request: what :func:`build_request` returned
     :param job: the job as Describe gives it, as plain JSON
+    :param is_strict: whether a slash at the end of a path is a difference
     """
     asked, there = _read(kind, request, job)
     return [
         _tell(field, asked, there)
         for field in sorted(asked.keys() | there.keys())
         if not _equal(field, asked.get(field), there.get(field))
+        and (is_strict or not _equal_paths(field, asked, there))
     ]
 
 
@@ -63,11 +67,7 @@ def find_other_environment(
     :param job: the job as Describe gives it, as plain JSON
     """
     asked, there = _read(kind, request, job)
-    return [
-        _tell(field, asked, there)
-        for field in _ENVIRONMENT
-        if str(asked.get(field)).rstrip("/") != str(there.get(field)).rstrip("/")
-    ]
+    return [_tell(field, asked, there) for field in _ENVIRONMENT if not _equal_paths(field, asked, there)]
 
 
 def _read(
@@ -96,6 +96,10 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(each, f"{path}.{name}" if path else str(name))
     elif value not in (None, ""):
         yield path, value
+
+
+def _equal_paths(field: str, asked: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
+    return field in _ENVIRONMENT and str(asked.get(field)).rstrip("/") == str(there.get(field)).rstrip("/")
 
 
 def _equal(field: str, one: Any, other: Any) -> bool:

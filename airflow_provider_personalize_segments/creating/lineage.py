@@ -131,7 +131,7 @@ def _read(kept: object) -> Record | None:
 
 
 def make_wanted(
-    lineage: TaskLineage, plan: Plan, if_exists: str, retries: int, record: Record | None
+    lineage: TaskLineage, plan: Plan, if_exists: str, record: Record | None, *, is_first_try: bool
 ) -> Wanted:
     """
     Return the job that a task wants, with the names that its lineage may use.
@@ -139,8 +139,8 @@ def make_wanted(
     :param lineage: the task's lineage
     :param plan: the job as rendered now; its name is the user's, or empty
     :param if_exists: ``adopt``, ``fail`` or ``new``
-    :param retries: how many retries the task has
     :param record: what the task recorded last
+    :param is_first_try: whether the task instance never ran before
     """
     is_own = not plan.job_name or if_exists == NEW
     own = _own_names(lineage, plan.job_name)
@@ -151,8 +151,8 @@ def make_wanted(
         return wanted._replace(kept=record.plan)
     if record:
         return wanted._replace(earlier=(record.plan.job_name,) if is_own or if_exists == FAIL else ())
-    # A task that was never cleared has as many tries as retries, and no lineage before.
-    return wanted._replace(earlier=own[1:] if is_own and lineage.max_tries != retries else ())
+    # What ran before may have been cleared; `retries` does not tell, as it may have been edited since.
+    return wanted._replace(earlier=own[1:] if is_own and not is_first_try else ())
 
 
 def _own_names(lineage: TaskLineage, job_name: str) -> tuple[str, ...]:

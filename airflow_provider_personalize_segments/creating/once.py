@@ -110,7 +110,8 @@ class Attempt(NamedTuple):
     :param job: the job as Describe gives it, as plain JSON, when it exists without an answer to Create
     :param is_own: whether the attempts created it; when not, AWS says that its name was taken before
     :param reason: why there is no job yet
-    :param is_full: whether that is because AWS lets no more jobs run, or be asked for, at a time
+    :param is_full: whether that is because AWS lets no more jobs run at a time
+    :param is_throttled: whether that is because AWS lets no more calls be made at a time
     """
 
     job_arn: str | None = None
@@ -118,6 +119,7 @@ class Attempt(NamedTuple):
     is_own: bool = True
     reason: str | None = None
     is_full: bool = False
+    is_throttled: bool = False
 
 
 # --- Finding --------------------------------------------------------------------------------------
@@ -163,7 +165,7 @@ def may_take(wanted: Wanted, plan: Plan, job: dict[str, Any], log: Log, *, is_ow
     :raises PersonalizeJobExistsError: when it is neither
     """
     has_failed = classify_status(job["status"]) is JobState.FAILED
-    differences = find_differences(plan.kind, plan.request, job)
+    differences = find_differences(plan.kind, plan.request, job, is_strict=not is_own)
     if wanted.is_own:
         if has_failed:
             return False
@@ -260,7 +262,7 @@ class Creation:
                 return Attempt(self.plan.job_arn, job)
             return self._create(hook)
         except PersonalizeUnavailableError as error:
-            return Attempt(reason=str(error))
+            return Attempt(reason=str(error), is_throttled=error.is_throttling)
 
     def _create(self, hook: PersonalizeHook) -> Attempt:
         try:
@@ -268,7 +270,7 @@ class Creation:
         except PersonalizeUnavailableError as error:
             is_full = error.code == "LimitExceededException"
             self.is_unanswered = self.is_unanswered or not (is_full or error.is_throttling)
-            return Attempt(reason=str(error), is_full=is_full)
+            return Attempt(reason=str(error), is_full=is_full, is_throttled=error.is_throttling)
         except PersonalizeRequestError as error:
             if error.code != "ResourceAlreadyExistsException":
                 raise

@@ -223,10 +223,10 @@ class SlotQueue(ConnectionPart):
         self._full_until = 0.0
 
     def _slow_down(self, ticket: Ticket, answer: Attempt) -> None:
-        """After an attempt in vain, wait: all of them for a slot, or this one alone after a fault."""
+        """After an attempt in vain, wait: all of them when AWS wants fewer, one alone after a fault."""
         ticket.reason = answer.reason
         is_beside, self._beside = ticket is self._beside, None
-        if not answer.is_full:
+        if not (answer.is_full or answer.is_throttled):
             self._back_off(ticket)
             return
         ticket.refusals += 1

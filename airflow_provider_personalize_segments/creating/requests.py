@@ -24,7 +24,7 @@ from airflow_provider_personalize_segments.parameters import (
     read_dict,
     read_text,
 )
-from airflow_provider_personalize_segments.plain_json import show
+from airflow_provider_personalize_segments.plain_json import make_json_safe, show
 
 SourceOf = Callable[[str], str]
 """Says where a parameter's value came from, for error messages."""
@@ -113,7 +113,14 @@ def build_request(
         request |= dict(
             zip(kind.create_only_members, _read_extras(config, mode, themes, region, source_of), strict=True)
         )
-    return {name: value for name, value in request.items() if value not in (None, {}, [])}
+    given = {name: value for name, value in request.items() if value not in (None, {}, [])}
+    for member, value in given.items():
+        if make_json_safe(value) != value:
+            raise ValueError(
+                f"{source_of(member)} holds a character or a number that JSON, UTF-8 or Airflow's "
+                f"database does not carry: {show(value)}. Remove it."
+            )
+    return given
 
 
 def find_path_warnings(request: Mapping[str, Any]) -> Iterator[str]:

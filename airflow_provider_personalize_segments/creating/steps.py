@@ -38,6 +38,7 @@ class JobCreatingTask(JobWaitingTask):
     _has_created = True
     _job_arn: str | None = None
     _plan: Plan | None = None
+    _is_unanswered = False
 
     @property
     @abstractmethod
@@ -57,6 +58,15 @@ class JobCreatingTask(JobWaitingTask):
         :param context: the task's context
         :param is_resumed: whether this try deferred before
         :raises ValueError: when a parameter cannot be right
+        """
+
+    @abstractmethod
+    def build_request(self, context: Context) -> dict[str, Any]:
+        """
+        Return the members of the Create request but its name, as rendered.
+
+        :param context: the task's context
+        :raises ValueError: when one cannot be right
         """
 
     @property
@@ -127,7 +137,9 @@ class JobCreatingTask(JobWaitingTask):
         # Without a record, `fail` cannot tell the task's own job by an explicit name.
         record.keep(plan, is_needed=not wanted.is_own and wanted.if_exists == FAIL)
         if job is not None:
-            self._tell_adopted(plan, job, is_new=wanted.is_own or plan is wanted.kept)
+            # No earlier try can have made a job that the first try finds: its run is repeated.
+            is_new = plan is wanted.kept or (wanted.is_own and context["ti"].try_number > 1)
+            self._tell_adopted(plan, job, is_new=is_new)
             return Attempt(plan.job_arn, job)
         creation = Creation(plan, self.log)
         while (attempt := creation.attempt(hook)).job_arn is None:
@@ -176,7 +188,8 @@ class JobCreatingTask(JobWaitingTask):
         if not is_new and classify_status(job["status"]) is JobState.ACTIVE:
             self.log.warning(
                 "The job was ACTIVE before this try began, so this try computes nothing: the output is from "
-                "%s. To compute anew, choose another job_name, leave it out, or set if_exists='new'. (%s)",
+                "%s. To compute anew, clear the task if it has no job_name; else choose another job_name, "
+                "or set if_exists='new'. (%s)",
                 job.get("lastUpdatedDateTime"),
                 plan.job_arn,
             )
@@ -223,6 +236,7 @@ class JobCreatingTask(JobWaitingTask):
         if job_name and request:
             self._plan = Plan(self.kind, job_name, request)
         if ending.outcome == Outcome.TIMEOUT:
+            self._is_unanswered = bool(ending.is_unanswered)
             arn: str = self._ask_last(context, ending.reason)
             return arn
         if ending.outcome == Outcome.EXECUTION_TIMEOUT:
@@ -261,8 +275,10 @@ class JobCreatingTask(JobWaitingTask):
         if self.do_xcom_push:
             context["ti"].xcom_push(key="return_value", value=arn)
         job = attempt.job
-        if job is None and self._plan:
-            job = {self.kind.arn_member: arn, "jobName": self._plan.job_name, **self._plan.request}
+        if job is None:
+            # `airflow dags test` resumes a task without its plan.
+            request = self._plan.request if self._plan else self.build_request(context)
+            job = {self.kind.arn_member: arn, "jobName": arn.rpartition("/")[2], **request}
         self._push_job(context, job)
         self._push_links(context, attempt.job or (self._plan.request if self._plan else {}))
         return arn
@@ -318,7 +334,8 @@ class JobCreatingTask(JobWaitingTask):
             if plan is None:
                 plan, job = find(hook, wanted, self.log)
             elif (job := look(hook, plan)) is not None:
-                may_take(wanted, plan, job, self.log, is_own=plan is wanted.kept)
+                is_own = plan is wanted.kept or self._is_unanswered
+                may_take(wanted, plan, job, self.log, is_own=is_own)
         except PersonalizeUnavailableError as error:
             plan, job, reason = plan or wanted.plan, None, str(error)
         if job is None:

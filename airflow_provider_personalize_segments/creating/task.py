@@ -200,11 +200,11 @@ class CreateBatchJobOperator(JobCreatingTask):
 
     def _render_text(self, parameter: str, kind_of_text: type, context: Context) -> Any:
         """Return a parameter with its texts rendered as text, also where Airflow renders native objects."""
-        written = self._written[parameter]
-        renderer = find_text_renderer(self) if isinstance(written, kind_of_text) else None
+        written, rendered = self._written[parameter], getattr(self, parameter)
+        renderer = find_text_renderer(self, parameter) if isinstance(written, kind_of_text) else None
         if renderer is None:
-            return getattr(self, parameter)
-        return _render(written, lambda text: renderer(text, context))
+            return rendered
+        return _render(written, rendered, lambda text: renderer(text, context))
 
     def find_wanted(self, context: Context, *, is_resumed: bool = False) -> tuple[Wanted, TaskRecord]:
         """Return the job that the task wants, and where its plan is recorded."""
@@ -214,11 +214,18 @@ class CreateBatchJobOperator(JobCreatingTask):
         from airflow_provider_personalize_segments.creating.requests import read_job_name
 
         record = TaskRecord(context, self.log)
+        if self.job_name is None and self._written["job_name"] is not None:
+            raise ValueError(
+                f"{self.source_of('job_name')} is None: the XCom that it comes from is empty. Leave "
+                f"job_name out to "
+                "derive it from the task."
+            )
         name = read_job_name(self._render_text("job_name", str, context), self.source_of("job_name"))
         plan = Plan(self.kind, name or "", self.build_request(context))
         if_exists = read_choice(self.if_exists, IF_EXISTS, self.source_of("if_exists")) or ADOPT
-        known = record.recall() if is_resumed or context["ti"].try_number > 1 else None
-        wanted = make_wanted(record.lineage, plan, if_exists, self.retries or 0, known)
+        is_first_try = context["ti"].try_number <= 1
+        known = record.recall() if is_resumed or not is_first_try else None
+        wanted = make_wanted(record.lineage, plan, if_exists, known, is_first_try=is_first_try)
         self._plan = self._plan or wanted.kept or wanted.plan
         return wanted, record
 
@@ -233,10 +240,12 @@ class CreateBatchJobOperator(JobCreatingTask):
         return read_bool(self.deferrable, self.source_of("deferrable"))
 
 
-def _render(value: Any, render: Callable[[str], str]) -> Any:
-    """Render all texts in a value, except keys, which Airflow does not render either."""
-    if isinstance(value, str):
-        return render(value)
-    if isinstance(value, dict):
-        return {key: _render(each, render) for key, each in value.items()}
-    return [_render(each, render) for each in value] if isinstance(value, (list, tuple)) else value
+def _render(written: Any, rendered: Any, render: Callable[[str], str]) -> Any:
+    """Render all texts in a value, except keys, which Airflow does not render; XComs stay what they are."""
+    if isinstance(written, str):
+        return render(written)
+    if isinstance(written, dict) and isinstance(rendered, dict):
+        return {key: _render(each, rendered.get(key), render) for key, each in written.items()}
+    if isinstance(written, (list, tuple)) and isinstance(rendered, (list, tuple)):
+        return [_render(*both, render) for both in zip(written, rendered, strict=True)]
+    return rendered

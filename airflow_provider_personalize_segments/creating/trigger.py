@@ -85,6 +85,7 @@ class PersonalizeCreateBatchJobTrigger(PersonalizeTrigger):
             answer = await queue.last_answer(ticket)
         finally:
             self._reason = ticket.reason
+            self._is_unanswered = ticket.creation.is_unanswered
             queue.leave(ticket)
         if answer is None:
             return self._time_left()[1]

@@ -38,6 +38,7 @@ class Event:
     :param deadline: when the task gives up, as ISO 8601 with an offset; ``None`` means never
     :param job: the job as Describe last gave it; ``None`` when AWS never did
     :param reason: why there is no job yet; ``None`` when there is one
+    :param is_unanswered: whether a Create had no answer, so that a job of its name is the task's own
     :param error: the error that ended the trigger, as :func:`~.errors.dump_error` gives it, or ``None``
     """
 
@@ -46,6 +47,7 @@ class Event:
     deadline: str | None = None
     job: dict[str, Any] | None = None
     reason: str | None = None
+    is_unanswered: bool = False
     error: dict[str, Any] | None = None
 
     def dump(self) -> dict[str, Any]:

@@ -178,20 +178,23 @@ class JobPoller(ConnectionPart):
                 if due != watch.due or watch.is_asked:
                     continue  # planned anew meanwhile
                 about_job = partial(ask, job_arn=watch.job_arn)
+                begun = asyncio.Event()
                 if watch.is_suspect:
-                    call = self._connection.call_suspect(about_job)
+                    call = self._connection.call_suspect(about_job, begun.set)
                 else:
                     await self._connection.acquire()
                     if watch.due != due:
                         self._connection.release()
                         continue
                     call = self._connection.call(about_job)
+                    begun.set()
                 watch.is_asked = True
-                self._start(self._hand_out(watch, call))
+                self._start(self._hand_out(watch, call, begun))
             await self._sleep(self._queue[0][0] - self._loop.time() if self._queue else None)
 
-    async def _hand_out(self, watch: _Watch, call: asyncio.Task[Verdict]) -> None:
+    async def _hand_out(self, watch: _Watch, call: asyncio.Task[Verdict], begun: asyncio.Event) -> None:
         """Give an answer to all triggers that wait for it, and plan the next call."""
+        await begun.wait()
         limit = find_limit(watch.interval)
         await asyncio.wait([call], timeout=limit)
         is_silent = not call.done()

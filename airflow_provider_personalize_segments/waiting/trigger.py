@@ -30,6 +30,8 @@ TRIGGERS = "airflow_provider_personalize_segments.triggers"
 """Where Airflow finds all our triggers, wherever their classes live."""
 GRACE = 5.0
 """Seconds that the last call may take after the deadline, when it is made."""
+SHORTEST_INTERVAL = 0.1
+"""Seconds between two calls about a job, also when ``poke_interval`` is 0."""
 EARLIEST_EVENT = 7.0
 """
 Seconds between a trigger's start and its event. When a trigger fires before the worker that deferred its task
@@ -76,6 +78,7 @@ class PersonalizeTrigger(BaseTrigger):
         self._job_arn: str | None = None
         self._last_job: dict[str, Any] | None = None
         self._reason: str | None = None
+        self._is_unanswered = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the parameters from which Airflow makes this trigger anew."""
@@ -98,6 +101,7 @@ class PersonalizeTrigger(BaseTrigger):
             self.deadline,
             self._last_job,
             self._reason,
+            self._is_unanswered,
             None if error is None else dump_error(error),
         )
         # All of it once more: an event that cannot be encoded ends Airflow's triggerer.
@@ -229,7 +233,7 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
     def _interval(self, count: int) -> float:
         """Return the seconds between the call of that number and the next, as a poking sensor would wait."""
         if not self.exponential_backoff:
-            return self.poke_interval
+            return max(self.poke_interval, SHORTEST_INTERVAL)
         shortest = max(int(self.poke_interval * 2.0 ** min(count - 2, 60)), 1)
         interval = shortest * random.uniform(1, 2)
         return interval if self.max_wait is None else min(interval, self.max_wait)
