@@ -95,6 +95,13 @@ class JobRun:
         outputs = {f"{prefix}_CHECK": b""}
         for key, content in inputs.items():
             lines = [line for line in content.decode(errors="replace").splitlines() if line.strip()]
+            # AWS does not document what an input file without records does to a job. That it fails is our
+            # assumption: a job that ends ACTIVE without output would hide the mistake from a test.
+            if not lines:
+                raise JobOutputError(
+                    f"Invalid input file {key}: it has no records ({len(content)} bytes); expected one JSON "
+                    "object a line."
+                )
             if len(lines) > lines_per_file:
                 raise JobOutputError(
                     f"Invalid input file {key}: it has {len(lines)} lines, "

@@ -233,6 +233,18 @@ class TestFailures:
         assert (job["status"], job["failureReason"]) == ("CREATE FAILED", reason)
         assert written == {}
 
+    @pytest.mark.parametrize(("text", "size"), [("", 0), ("\n \n", 3)])
+    @pytest.mark.parametrize("recipe", ["aws-item-affinity", "aws-user-personalization"])
+    def test_a_file_without_records(self, run, recipe, text, size):
+        record = {"itemId": "1", "userId": "1"}
+        job, written = run(recipe, {"input/a.json": lines(record), "input/b.json": text})
+        assert (job["status"], job["failureReason"]) == (
+            "CREATE FAILED",
+            f"Invalid input file input/b.json: it has no records ({size} bytes); "
+            "expected one JSON object a line.",
+        )
+        assert written == {}
+
     @pytest.mark.parametrize(
         ("recipe", "record", "limit", "members"),
         [
