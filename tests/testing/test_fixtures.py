@@ -80,7 +80,17 @@ def run_pytest(tmp_path):
         (tmp_path / "conftest.py").write_text(conftest)
         (tmp_path / "test_suite.py").write_text(suite)
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "--strict-markers",
+                "-W",
+                "error",
+                "-p",
+                "no:cacheprovider",
+            ],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(PROJECT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             capture_output=True,
@@ -94,6 +104,53 @@ def run_pytest(tmp_path):
 def test_a_users_suite(run_pytest):
     done = run_pytest(conftest=CONFTEST, suite=SUITE)
     assert "6 passed" in done.stdout, done.stdout + done.stderr
+
+
+MARKED = """
+import pytest
+
+pytestmark = pytest.mark.personalize(users=7, statuses="documented")
+
+
+def read(control):
+    settings = control._settings
+    return settings.progress, settings.steps[0], settings.population.size, settings.calls
+
+
+def test_of_the_module(personalize):
+    assert read(personalize) == ("immediately", "PENDING", 7, 1)
+
+
+@pytest.mark.personalize(progress="by_hand", statuses="observed")
+class TestClass:
+    def test_nearer_marks_count_more(self, personalize):
+        assert read(personalize) == ("by_hand", "CREATE PENDING", 7, 1)
+
+    @pytest.mark.personalize(progress="by_call", calls=3)
+    def test_and_those_of_the_test_most(self, local_personalize):
+        assert read(local_personalize) == ("by_call", "CREATE PENDING", 7, 3)
+
+    @pytest.mark.parametrize("personalize", [{"progress": "by_time"}, {"calls": 2}], indirect=True)
+    def test_but_for_parameters(self, personalize):
+        assert read(personalize) in [("by_time", "CREATE PENDING", 7, 1), ("by_hand", "CREATE PENDING", 7, 2)]
+
+
+@pytest.mark.personalize("by_hand")
+def test_without_names(personalize): ...
+
+
+@pytest.mark.personalize(speed=1)
+def test_unknown(personalize): ...
+"""
+
+
+def test_what_is_marked(run_pytest):
+    done = run_pytest(conftest=CONFTEST, suite=MARKED)
+    assert "5 passed, 2 errors" in done.stdout, done.stdout + done.stderr
+    assert (
+        "TypeError: The marker personalize takes options by name, such as progress='by_hand'" in done.stdout
+    )
+    assert "unexpected keyword argument 'speed'" in done.stdout
 
 
 def test_they_are_there_only_when_asked_for(run_pytest):
