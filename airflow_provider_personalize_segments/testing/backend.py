@@ -144,12 +144,25 @@ class BatchJobsBackend(PersonalizeBackend):
         self.put_job(job)
         self._tags[arn] = tags
         self.settings.on_change(job.describe(), None, job.status, now)
+        self._set_off(job, now)
+        return arn
+
+    def put_on_course(self, job: BatchJob) -> None:
+        """
+        Let a job advance by itself from now on, if it does not yet and is unfinished.
+
+        :param job: the job
+        """
+        if not job.on_course and not job.is_finished:
+            job.on_course = True
+            self._set_off(job, read_clock())
+
+    def _set_off(self, job: BatchJob, now: float) -> None:
         if self.settings.progress == "immediately":
             while not job.is_finished:
                 self.advance(job, now)
         elif self.settings.progress == "by_time":
             self._plan(job, now)
-        return arn
 
     def put_job(self, job: BatchJob) -> None:
         """
@@ -276,8 +289,7 @@ class BatchJobsBackend(PersonalizeBackend):
 
     def _finish(self, job: BatchJob, when: float) -> str | None:
         """Return why the job fails, if it does; otherwise its output is written."""
-        failures = self.settings.failures
-        reason = failures.get(job.arn) or failures.get(job.request["jobName"])
+        reason = self.settings.failure_of(job.arn, job.request["jobName"])
         if reason or not job.has_output:
             return reason
         recipe = self.solution_versions[job.request["solutionVersionArn"]].recipe

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, TypedDict, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import moto.personalize as moto_personalize
 from botocore.loaders import Loader
@@ -20,14 +20,26 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.personalize import urls
 
 from airflow_provider_personalize_segments.arns import JOB_NAME_PATTERN, parse_job_arn
-from airflow_provider_personalize_segments.jobs import ACTIVE_STATUS, BatchJobKind
+from airflow_provider_personalize_segments.jobs import (
+    ACTIVE_STATUS,
+    BatchJobKind,
+    JobState,
+    classify_status,
+)
 from airflow_provider_personalize_segments.testing.backend import BatchJobsBackend
 from airflow_provider_personalize_segments.testing.changes import ChangeFeed, StatusChange
 from airflow_provider_personalize_segments.testing.faults import Call, CallLog, Fault, Faults
 from airflow_provider_personalize_segments.testing.output import Population
 from airflow_provider_personalize_segments.testing.recipes import RECIPES
-from airflow_provider_personalize_segments.testing.records import BatchJob, ProgressMode, Settings, read_clock
+from airflow_provider_personalize_segments.testing.records import (
+    BatchJob,
+    ProgressMode,
+    Settings,
+    StatusNames,
+    read_clock,
+)
 from airflow_provider_personalize_segments.testing.responses import BatchJobsResponse
+from airflow_provider_personalize_segments.testing.roles import refused_on_request
 
 STATUSES = {
     "observed": ("CREATE PENDING", "CREATE IN_PROGRESS", ACTIVE_STATUS),
@@ -37,17 +49,6 @@ STATUSES = {
 _PACKAGE: Any = moto_personalize
 PROGRESS_MODES = get_args(ProgressMode)
 DEFAULT_REGION = "us-east-1"
-
-
-class Options(TypedDict, total=False):
-    """What :class:`PersonalizeControl` takes, for those who hand it on."""
-
-    seed: int
-    statuses: Literal["observed", "documented"]
-    progress: ProgressMode
-    seconds: float
-    calls: int
-    users: int
 
 
 class PersonalizeControl:
@@ -73,7 +74,7 @@ class PersonalizeControl:
         self,
         *,
         seed: int = 0,
-        statuses: Literal["observed", "documented"] = "observed",
+        statuses: StatusNames = "observed",
         progress: ProgressMode = "immediately",
         seconds: float = 1.0,
         calls: int = 1,
@@ -117,15 +118,21 @@ class PersonalizeControl:
         """Where it answers over HTTP; ``None`` when only boto3 in this process reaches it."""
         return None
 
-    def airflow_connection(self, region_name: str = DEFAULT_REGION) -> str:
+    def airflow_connection(self, region_name: str = DEFAULT_REGION, *, role_arn: str | None = None) -> str:
         """
         Return the JSON of an Airflow connection to it, for ``AIRFLOW_CONN_AWS_DEFAULT``.
 
         :param region_name: the connection's region
+        :param role_arn: the role that the connection assumes; ``None`` (the default) means none. Any role is
+            there to be assumed, in any account, until ``faults.deny_role()`` refuses it.
         """
-        extra = {"region_name": region_name}
+        extra: dict[str, Any] = {"region_name": region_name}
+        if role_arn:
+            extra["role_arn"] = role_arn
         if self.endpoint_url:
             extra["endpoint_url"] = self.endpoint_url
+            # The amazon provider asks AWS for a role, unless told otherwise for STS in particular.
+            extra["service_config"] = {"sts": {"endpoint_url": self.endpoint_url}}
         return json.dumps({"conn_type": "aws", "login": "testing", "password": "testing", "extra": extra})
 
     def add_solution_version(
@@ -157,7 +164,7 @@ class PersonalizeControl:
 
     def add_job(
         self,
-        kind: BatchJobKind,
+        kind: BatchJobKind | Literal["segment", "inference"],
         job_name: str,
         *,
         solution_version_arn: str,
@@ -174,22 +181,25 @@ class PersonalizeControl:
         """
         Put a job there without creating it, and return its ARN.
 
-        It stays in its status until :meth:`advance` or :meth:`set_status`, writes no output and is judged
-        by no quota, though an unfinished one counts towards the five that Create allows.
+        It stays in its status until :meth:`advance`, :meth:`set_status` or :meth:`fail_job`, writes no output
+        and is judged by no quota, though an unfinished one counts towards the five that Create allows.
 
-        :param kind: the kind of job
+        :param kind: the kind of job, also as the text ``segment`` or ``inference``
         :param job_name: name of the job
         :param solution_version_arn: ARN of a solution version that was added
         :param status: any status, known or not
         :param created: when it was created; ``None`` is now
         :param updated: when its status last changed; ``None`` is when it was created
-        :param failure_reason: why it failed
+        :param failure_reason: why it failed; ``None`` takes the reason given to :meth:`fail_job`, if any
         :param input_path: the input path it shows
         :param output_path: the output path it shows
         :param num_results: the number of results it shows
         :param region_name: the region it is in; ``None`` takes the solution version's
         :param account_id: the account it is in; ``None`` takes the solution version's
+        :raises ValueError: when it cannot be there, or is ACTIVE though :meth:`fail_job` said it fails
         """
+        if isinstance(kind, str):
+            kind = BatchJobKind.named(kind)
         _, _, _, region, account, _ = solution_version_arn.split(":", 5)
         with self.hold():
             backend = self.backend(region_name or region, account_id or account)
@@ -199,27 +209,35 @@ class PersonalizeControl:
                 )
             arn = backend.job_arn(kind, job_name)
             parse_job_arn(arn, source="job_name")
-            creation = _to_milliseconds(created) if created else read_clock()
-            backend.put_job(
-                BatchJob(
-                    kind=kind,
-                    arn=arn,
-                    request={
-                        "jobName": job_name,
-                        "solutionVersionArn": solution_version_arn,
-                        "numResults": num_results,
-                        "jobInput": {"s3DataSource": {"path": input_path}},
-                        "jobOutput": {"s3DataDestination": {"path": output_path}},
-                        "roleArn": f"arn:{backend.partition}:iam::{backend.account_id}:role/personalize",
-                    },
-                    status=status,
-                    created=creation,
-                    updated=_to_milliseconds(updated) if updated else creation,
-                    failure_reason=failure_reason,
-                    on_course=False,
-                    has_output=False,
+            reason = self._settings.failure_of(arn, job_name)
+            if reason and classify_status(status) is JobState.ACTIVE:
+                raise ValueError(
+                    f"status: fail_job says that {job_name!r} fails, so it cannot be {status}; pass another "
+                    "status, such as 'CREATE IN_PROGRESS'."
                 )
+            has_failed = classify_status(status) is JobState.FAILED
+            creation = _to_milliseconds(created) if created else read_clock()
+            job = BatchJob(
+                kind=kind,
+                arn=arn,
+                request={
+                    "jobName": job_name,
+                    "solutionVersionArn": solution_version_arn,
+                    "numResults": num_results,
+                    "jobInput": {"s3DataSource": {"path": input_path}},
+                    "jobOutput": {"s3DataDestination": {"path": output_path}},
+                    "roleArn": f"arn:{backend.partition}:iam::{backend.account_id}:role/personalize",
+                },
+                status=status,
+                created=creation,
+                updated=_to_milliseconds(updated) if updated else creation,
+                failure_reason=failure_reason or (reason if has_failed else None),
+                on_course=False,
+                has_output=False,
             )
+            backend.put_job(job)
+            if reason:
+                backend.put_on_course(job)
             return arn
 
     # --- Driving ----------------------------------------------------------------------------------
@@ -228,15 +246,24 @@ class PersonalizeControl:
         """
         Let a job end in CREATE FAILED instead of ACTIVE, whether it exists yet or not.
 
+        It ends when ``progress`` says so: ``immediately``, in time, after some looks, or by :meth:`advance`.
+        So does a job of :meth:`add_job` or :meth:`set_status`, which would stay in its status otherwise.
+
         :param job_name_or_arn: its ARN, or its name in every account and region and of either kind
         :param reason: its failure reason
+        :raises ValueError: when it is finished already
         """
         with self.hold():
             if job_name_or_arn.startswith("arn:"):
-                job = self._backend_of(job_name_or_arn).jobs.get(job_name_or_arn)
-                if job and job.is_finished:
-                    raise ValueError(f"{job_name_or_arn} is {job.status} already; use set_status.")
+                self._backend_of(job_name_or_arn)  # makes the store of a job to come
+            backends = self._all_backends()
+            named = [job for each in backends for job in each.jobs.values() if job.is_called(job_name_or_arn)]
+            if named and all(job.is_finished for job in named):
+                raise ValueError(f"{job_name_or_arn} is {named[0].status} already; use set_status.")
             self._settings.failures[job_name_or_arn] = reason
+            for backend in backends:
+                for job in [each for each in backend.jobs.values() if each.is_called(job_name_or_arn)]:
+                    backend.put_on_course(job)
 
     def set_status(self, job_arn: str, status: str, failure_reason: str | None = None) -> None:
         """
@@ -306,12 +333,14 @@ class PersonalizeControl:
         """Return the store of an account and region; the wire format asks for it."""
         return self._backends[account_id or self.account_id][region_name]
 
-    def receive(self, operation: str, parameters: dict[str, Any], region_name: str) -> list[Fault]:
+    def receive(
+        self, operation: str, parameters: dict[str, Any], region_name: str, caller_arn: str
+    ) -> list[Fault]:
         """Note a call and return what is to go wrong with it; the wire format says so."""
         faults = self.faults.draw(operation)
         moment = datetime.fromtimestamp(read_clock(), UTC)
         names = tuple(fault.name for fault in faults)
-        self.calls.append(Call(operation, parameters, moment, region_name, names))
+        self.calls.append(Call(operation, parameters, moment, region_name, names, caller_arn))
         return faults
 
     def wait(self, seconds: float) -> None:
@@ -344,12 +373,15 @@ class PersonalizeControl:
             )
         PersonalizeControl._active = self
         self._stopping.clear()
+        self._exits = contextlib.ExitStack()
+        self._exits.enter_context(refused_on_request(self.faults))
         self._replaced = _PACKAGE.personalize_backends
         _PACKAGE.personalize_backends = self._backends
 
     def _uninstall(self) -> None:
         """Give moto's Personalize its place back."""
         self._stopping.set()
+        self._exits.close()
         _PACKAGE.personalize_backends = self._replaced
         PersonalizeControl._active = None
 

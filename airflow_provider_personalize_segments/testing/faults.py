@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ FaultName = Literal[
     "deny_access",
     "malformed",
     "expired_token",
+    "deny_role",
 ]
 
 
@@ -34,17 +36,18 @@ class Fault:
     status: int = 400
     seconds: float = 0.0
     action: str | None = None
+    role_arn: str | None = None
 
 
 class Faults:
     """
-    Makes Personalize calls go wrong.
+    Makes Personalize calls go wrong, and roles be refused.
 
-    Every method takes the same three parameters: ``times``, the next so many calls; ``share``, a share of
-    the calls between 0.0 and 1.0, by seeded chance; ``operation``, such as ``DescribeBatchSegmentJob``, to
-    spare the others. With neither ``times`` nor ``share`` every call goes wrong until :meth:`clear`; with
-    both, a share of calls until so many went wrong. Of several faults that apply to one call, the one asked
-    for first happens; :meth:`slow` happens besides.
+    Every method but :meth:`deny_role` takes the same three parameters: ``times``, the next so many calls;
+    ``share``, a share of the calls between 0.0 and 1.0, by seeded chance; ``operation``, such as
+    ``DescribeBatchSegmentJob``, to spare the others. With neither ``times`` nor ``share`` every call goes
+    wrong until :meth:`clear`; with both, a share of calls until so many went wrong. Of several faults that
+    apply to one call, the one asked for first happens; :meth:`slow` happens besides.
 
     What cannot happen, such as an operation that Personalize does not have, is a ``ValueError``.
 
@@ -136,6 +139,23 @@ class Faults:
         """Answer ExpiredTokenException, as for temporary credentials that ran out."""
         self._add(Fault("expired_token", times, share, operation))
 
+    def deny_role(
+        self, role_arn: str | None = None, times: int | None = None, share: float | None = None
+    ) -> None:
+        """
+        Let STS answer AccessDenied when a role is to be assumed, as when its trust policy lacks the caller.
+
+        :param role_arn: ARN of the role; ``None`` (the default) means every role
+        :param times: only the next so many times
+        :param share: only a share of the times, between 0.0 and 1.0
+        """
+        if role_arn is not None and not re.fullmatch(r"arn:[\w-]+:iam::\d{12}:role/.+", role_arn):
+            raise ValueError(
+                "role_arn: expected the ARN of a role, such as arn:aws:iam::123456789012:role/shop, "
+                f"got {role_arn!r}."
+            )
+        self._add(Fault("deny_role", times, share, None, role_arn=role_arn))
+
     def clear(self) -> None:
         """Let everything go well again."""
         with self._lock:
@@ -150,18 +170,35 @@ class Faults:
         drawn: list[Fault] = []
         with self._lock:
             for fault in list(self._faults):
-                if fault.operation not in (None, operation):
+                if fault.name == "deny_role" or fault.operation not in (None, operation):
                     continue
                 if fault.name != "slow" and any(each.name != "slow" for each in drawn):
                     continue
-                if fault.share is not None and self._chance.random() >= fault.share:
-                    continue
-                drawn.append(fault)
-                if fault.times is not None:
-                    fault.times -= 1
-                    if fault.times <= 0:
-                        self._faults.remove(fault)
+                if self._happens(fault):
+                    drawn.append(fault)
         return sorted(drawn, key=lambda fault: fault.name != "slow")
+
+    def draw_denied_role(self, role_arn: str) -> bool:
+        """
+        Tell whether a role is to be refused this time.
+
+        :param role_arn: ARN of the role
+        """
+        with self._lock:
+            return any(
+                fault.name == "deny_role" and fault.role_arn in (None, role_arn) and self._happens(fault)
+                for fault in list(self._faults)
+            )
+
+    def _happens(self, fault: Fault) -> bool:
+        """Decide by chance, and count."""
+        if fault.share is not None and self._chance.random() >= fault.share:
+            return False
+        if fault.times is not None:
+            fault.times -= 1
+            if fault.times <= 0:
+                self._faults.remove(fault)
+        return True
 
     def _add(self, fault: Fault) -> None:
         if fault.times is not None and fault.times < 1:
@@ -187,6 +224,9 @@ class Call:
     region_name: str
     faults: tuple[FaultName, ...] = field(default=())
     """What was made to go wrong with it."""
+    caller_arn: str = ""
+    """Who called: an assumed role, as ``arn:aws:sts::123456789012:assumed-role/shop/Airflow``, or
+    ``arn:aws:sts::123456789012:user/moto`` for any other credentials."""
 
 
 class CallLog:

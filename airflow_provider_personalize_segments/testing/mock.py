@@ -6,15 +6,16 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar, Unpack, overload
+from typing import Any, TypeVar, overload
 
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import ConnectionClosedError
 from moto import mock_aws
 from moto.core.models import MockAWS, botocore_stubber
 
-from airflow_provider_personalize_segments.testing.control import Options, PersonalizeControl
+from airflow_provider_personalize_segments.testing.control import PersonalizeControl
 from airflow_provider_personalize_segments.testing.exceptions import ConnectionDropped
+from airflow_provider_personalize_segments.testing.records import ProgressMode, StatusNames
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,17 +24,17 @@ class MockPersonalize:
     """
     What :func:`mock_personalize` returns: a context manager, and a decorator.
 
-    :param options: as :class:`~.control.PersonalizeControl` takes them
+    :param make_control: makes the control of each use
     """
 
-    def __init__(self, **options: Unpack[Options]) -> None:
-        self._options = options
+    def __init__(self, make_control: Callable[[], PersonalizeControl]) -> None:
+        self._make_control = make_control
         self._entered: list[tuple[PersonalizeControl, MockAWS]] = []
         # Wrong options are to show where they are written.
-        PersonalizeControl(**options)
+        make_control()
 
     def __enter__(self) -> PersonalizeControl:
-        control = PersonalizeControl(**self._options)
+        control = self._make_control()
         control._install()
         aws = mock_aws()
         try:
@@ -94,8 +95,26 @@ def _runs_later(function: object) -> bool:
 @overload
 def mock_personalize(function: F, /) -> F: ...
 @overload
-def mock_personalize(**options: Unpack[Options]) -> MockPersonalize: ...
-def mock_personalize(function: F | None = None, /, **options: Unpack[Options]) -> F | MockPersonalize:
+def mock_personalize(
+    *,
+    seed: int = 0,
+    statuses: StatusNames = "observed",
+    progress: ProgressMode = "immediately",
+    seconds: float = 1.0,
+    calls: int = 1,
+    users: int = 1000,
+) -> MockPersonalize: ...
+def mock_personalize(
+    function: F | None = None,
+    /,
+    *,
+    seed: int = 0,
+    statuses: StatusNames = "observed",
+    progress: ProgressMode = "immediately",
+    seconds: float = 1.0,
+    calls: int = 1,
+    users: int = 1000,
+) -> F | MockPersonalize:
     """
     Give boto3 in this process Personalize batch jobs, and all services of moto's, with dummy credentials.
 
@@ -112,11 +131,31 @@ def mock_personalize(function: F | None = None, /, **options: Unpack[Options]) -
     Everything is forgotten when it ends. Only one can be active in a process at a time.
 
     :param function: the function to decorate, when there are no parentheses
-    :param options: as :class:`~.control.PersonalizeControl` takes them
+    :param seed: decides the users and items in output, version identifiers and chance; the same seed gives
+        the same
+    :param statuses: ``observed`` for the statuses real jobs have shown, CREATE PENDING, CREATE IN_PROGRESS
+        and ACTIVE; ``documented`` for those of the API reference, PENDING, IN PROGRESS and ACTIVE. A job
+        that fails is CREATE FAILED either way.
+    :param progress: ``immediately``, a job is finished when Create returns; ``by_time``, every ``seconds``
+        one step; ``by_call``, each status is seen ``calls`` times by Describe or List; ``by_hand``, only
+        ``advance()`` and ``set_status()`` move it
+    :param seconds: how long a job stays in each status, with ``by_time``
+    :param calls: how often each status is seen, with ``by_call``
+    :param users: how many users there are, and how many items; no record names more
 
     .. seealso:: https://docs.getmoto.org/en/latest/docs/getting_started.html
     """
-    mock = MockPersonalize(**options)
+    mock = MockPersonalize(
+        functools.partial(
+            PersonalizeControl,
+            seed=seed,
+            statuses=statuses,
+            progress=progress,
+            seconds=seconds,
+            calls=calls,
+            users=users,
+        )
+    )
     return mock if function is None else mock(function)
 
 

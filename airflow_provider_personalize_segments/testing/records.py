@@ -10,6 +10,7 @@ from typing import Any, Literal
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, classify_status
 from airflow_provider_personalize_segments.testing.output import Population
 
+StatusNames = Literal["observed", "documented"]
 ProgressMode = Literal["immediately", "by_time", "by_call", "by_hand"]
 
 
@@ -28,6 +29,15 @@ class Settings:
     failures: dict[str, str] = field(default_factory=dict)
     """Failure reasons by the name or ARN of the job that is to fail."""
     duplicate_across_pages: bool = False
+
+    def failure_of(self, arn: str, job_name: str) -> str | None:
+        """
+        Return the reason why a job is to fail; ``None`` when it is not.
+
+        :param arn: the job's ARN
+        :param job_name: its name
+        """
+        return self.failures.get(arn) or self.failures.get(job_name)
 
 
 @dataclass(slots=True)
@@ -82,6 +92,14 @@ class BatchJob:
     def is_finished(self) -> bool:
         """Whether it can no longer change by itself."""
         return classify_status(self.status) is not JobState.WAITING
+
+    def is_called(self, name_or_arn: str) -> bool:
+        """
+        Tell whether this is its name or its ARN.
+
+        :param name_or_arn: a name or an ARN
+        """
+        return name_or_arn in (self.arn, self.request["jobName"])
 
     def describe(self) -> dict[str, Any]:
         """Return it as Describe does."""

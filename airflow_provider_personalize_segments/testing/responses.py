@@ -18,6 +18,7 @@ from airflow_provider_personalize_segments.testing.exceptions import (
     UnknownOperationException,
 )
 from airflow_provider_personalize_segments.testing.faults import Fault, FaultName
+from airflow_provider_personalize_segments.testing.roles import find_caller
 from airflow_provider_personalize_segments.testing.validation import check_parameters
 
 Answer = tuple[int, dict[str, str], str | bytes]
@@ -49,7 +50,9 @@ class Service(Protocol):
     def backend(self, region_name: str, account_id: str | None = None) -> BatchJobsBackend:
         """Return the store of an account and region."""
 
-    def receive(self, operation: str, parameters: dict[str, Any], region_name: str) -> list[Fault]:
+    def receive(
+        self, operation: str, parameters: dict[str, Any], region_name: str, caller_arn: str
+    ) -> list[Fault]:
         """Note a call and return what is to go wrong with it."""
 
     def wait(self, seconds: float) -> None:
@@ -78,7 +81,7 @@ class BatchJobsResponse(PersonalizeResponse):
     def call_action(self) -> Answer:
         """Answer one request, or do what was asked to go wrong instead."""
         operation = self._get_action()
-        faults = self._service.receive(operation, self._parameters(strict=False), self.region)
+        faults = self._service.receive(operation, self._parameters(strict=False), self.region, self._caller)
         fault = next((each for each in faults if each.name != "slow"), None)
         for slow in faults[: len(faults) - bool(fault)]:
             self._service.wait(slow.seconds)
@@ -168,11 +171,17 @@ class BatchJobsResponse(PersonalizeResponse):
         code, message = _REFUSALS[fault.name, fault.status]
         if fault.name == "deny_access":
             message = message.format(
-                user=f"arn:{self.partition}:sts::{self.current_account}:assumed-role/airflow/worker",
+                user=self._caller
+                if ":assumed-role/" in self._caller
+                else f"arn:{self.partition}:sts::{self.current_account}:assumed-role/airflow/worker",
                 action=fault.action or f"personalize:{operation}",
                 resource=self._resource(operation),
             )
         return fault.status, self._headers(), json.dumps({"__type": code, "message": message})
+
+    @property
+    def _caller(self) -> str:
+        return find_caller(self.get_access_key(), self.current_account, self.region)
 
     def _resource(self, operation: str) -> str:
         """Return the ARN that the call is about, as IAM sees it."""

@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Iterable, Sequence
 from types import FrameType, TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 from moto.core.base_backend import BackendDict
 from moto.core.model_instances import reset_model_data
@@ -22,8 +22,9 @@ from moto.moto_server import werkzeug_app
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
-from airflow_provider_personalize_segments.testing.control import STATUSES, Options, PersonalizeControl
+from airflow_provider_personalize_segments.testing.control import STATUSES, PersonalizeControl
 from airflow_provider_personalize_segments.testing.recipes import RECIPES
+from airflow_provider_personalize_segments.testing.records import ProgressMode, StatusNames
 
 LOOPBACK = "127.0.0.1"
 # Newer moto has its own, which keeps S3 metadata whose names have underscores; moto 5.1 has none.
@@ -41,11 +42,33 @@ class LocalPersonalize(PersonalizeControl):
             os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = personalize.airflow_connection()
 
     :param port: the port; 0 takes a free one
-    :param options: as :class:`~.control.PersonalizeControl` takes them
+    :param seed: decides the users and items in output, version identifiers and chance; the same seed gives
+        the same
+    :param statuses: ``observed`` for the statuses real jobs have shown, CREATE PENDING, CREATE IN_PROGRESS
+        and ACTIVE; ``documented`` for those of the API reference, PENDING, IN PROGRESS and ACTIVE. A job
+        that fails is CREATE FAILED either way.
+    :param progress: ``immediately``, a job is finished when Create returns; ``by_time``, every ``seconds``
+        one step; ``by_call``, each status is seen ``calls`` times by Describe or List; ``by_hand``, only
+        ``advance()`` and ``set_status()`` move it
+    :param seconds: how long a job stays in each status, with ``by_time``
+    :param calls: how often each status is seen, with ``by_call``
+    :param users: how many users there are, and how many items; no record names more
     """
 
-    def __init__(self, *, port: int = 0, **options: Unpack[Options]) -> None:
-        super().__init__(**options)
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        seed: int = 0,
+        statuses: StatusNames = "observed",
+        progress: ProgressMode = "immediately",
+        seconds: float = 1.0,
+        calls: int = 1,
+        users: int = 1000,
+    ) -> None:
+        super().__init__(
+            seed=seed, statuses=statuses, progress=progress, seconds=seconds, calls=calls, users=users
+        )
         self._port = port
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None

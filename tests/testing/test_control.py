@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import threading
 from datetime import UTC, datetime, timedelta, timezone
@@ -9,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind
-from airflow_provider_personalize_segments.testing import PersonalizeControl
+from airflow_provider_personalize_segments.testing import (
+    LocalPersonalize,
+    PersonalizeControl,
+    mock_personalize,
+)
 from airflow_provider_personalize_segments.testing.changes import ChangeFeed
 
 SEGMENT = BatchJobKind.SEGMENT
@@ -92,7 +97,7 @@ class TestAddJob:
             client.create_batch_segment_job(**make_request(arn))
 
     def test_it_can_be_driven_but_writes_nothing(self, inside):
-        control = inside.open(statuses="observed")
+        control = inside.open(statuses="observed", progress="by_hand")
         arn = control.add_solution_version()
         # Seeded with documented statuses on a service that shows the observed ones.
         job = control.add_job(SEGMENT, "job", solution_version_arn=arn, status="PENDING")
@@ -148,6 +153,110 @@ class TestDriving:
         assert control.job(job)["status"] == "ACTIVE"
         control.set_status(job, "CREATE FAILED", "after all")
         assert control.job(job)["failureReason"] == "after all"
+
+
+# How a job that is to fail gets there, and the statuses it is seen in on the way, from CREATE PENDING on.
+ON_THE_WAY = {
+    "immediately": ["CREATE FAILED"],
+    "by_time": ["CREATE PENDING", "CREATE IN_PROGRESS", "CREATE FAILED"],
+    "by_call": ["CREATE PENDING", "CREATE IN_PROGRESS", "CREATE FAILED"],
+    "by_hand": ["CREATE PENDING", "CREATE IN_PROGRESS", "CREATE FAILED"],
+}
+
+
+class TestJobsThatAreToFail:
+    def go_on(self, control, clock, client, arn):
+        """Do what moves a job one step, whatever the progress; return its status."""
+        clock.forward(5)
+        client.describe_batch_segment_job(batchSegmentJobArn=arn)
+        if control._settings.progress == "by_hand":
+            control.advance(arn)
+        return control.job(arn)["status"]
+
+    @pytest.mark.parametrize("by", ["name", "arn"])
+    @pytest.mark.parametrize("order", ["added, told", "told, added", "added, set, told"])
+    @pytest.mark.parametrize("progress", ON_THE_WAY)
+    def test_they_fail_when_progress_says_so(self, inside, clock, progress, order, by):
+        control = inside.open(progress=progress, seconds=5)
+        client = inside.client()
+        version = control.add_solution_version()
+        named = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/job" if by == "arn" else "job"
+        for step in order.split(", "):
+            if step == "added":
+                status = "ACTIVE" if "set" in order else "CREATE PENDING"
+                arn = control.add_job("segment", "job", solution_version_arn=version, status=status)
+            elif step == "set":
+                control.set_status(arn, "CREATE PENDING")
+            else:
+                control.fail_job(named, "no luck")
+        seen = [control.job(arn)["status"]]
+        while len(seen) < 10 and seen[-1] != "CREATE FAILED":
+            seen.append(self.go_on(control, clock, client, arn))
+        # Those who count the looks see each status once more.
+        assert list(dict.fromkeys(seen)) == ON_THE_WAY[progress]
+        assert control.job(arn)["failureReason"] == "no luck"
+
+    @pytest.mark.parametrize("progress", ON_THE_WAY)
+    def test_others_do_not_move(self, inside, clock, progress):
+        control = inside.open(progress=progress, seconds=5)
+        client = inside.client()
+        version = control.add_solution_version()
+        arn = control.add_job("segment", "kept", solution_version_arn=version, status="CREATE PENDING")
+        control.add_job("segment", "job", solution_version_arn=version, status="CREATE PENDING")
+        control.fail_job("job", "no luck")
+        for _ in range(3):
+            clock.forward(5)
+            client.describe_batch_segment_job(batchSegmentJobArn=arn)
+        assert control.job(arn)["status"] == "CREATE PENDING"
+
+    @pytest.mark.parametrize("status", ["ACTIVE", "CREATE FAILED"])
+    def test_a_finished_one_is_refused_by_name_too(self, inside, status):
+        control = inside.open()
+        control.add_job("segment", "a", solution_version_arn=control.add_solution_version(), status=status)
+        with pytest.raises(ValueError, match=f"a is {status} already; use set_status"):
+            control.fail_job("a", "too late")
+
+    def test_one_that_is_to_fail_cannot_be_active(self, inside):
+        control = inside.open()
+        version = control.add_solution_version()
+        control.fail_job("a", "no luck")
+        with pytest.raises(ValueError, match="fail_job says that 'a' fails, so it cannot be ACTIVE; pass"):
+            control.add_job("segment", "a", solution_version_arn=version)
+        failed = control.add_job("segment", "a", solution_version_arn=version, status="CREATE FAILED")
+        assert control.job(failed)["failureReason"] == "no luck"
+
+    def test_of_several_of_one_name_those_that_are_unfinished_fail(self, inside):
+        control = inside.open(progress="by_hand")
+        arns = {}
+        for region, status in {"us-east-1": "ACTIVE", "eu-west-1": "CREATE PENDING"}.items():
+            version = control.add_solution_version(region_name=region)
+            arns[region] = control.add_job("segment", "a", solution_version_arn=version, status=status)
+        control.fail_job("a", "no luck")
+        for _ in range(2):
+            control.advance()
+        assert control.job(arns["us-east-1"])["status"] == "ACTIVE"
+        assert control.job(arns["eu-west-1"])["status"] == "CREATE FAILED"
+
+
+@pytest.mark.parametrize("kind", BATCH_JOB_KINDS, ids=lambda kind: kind.name)
+def test_a_kind_is_also_a_text(inside, kind):
+    control = inside.open()
+    version = control.add_solution_version()
+    by_text = control.add_job(kind.name, "text", solution_version_arn=version)
+    by_kind = control.add_job(kind, "kind", solution_version_arn=version)
+    assert by_text.replace("/text", "/kind") == by_kind
+    with pytest.raises(ValueError, match="'segment' or 'inference', got 'segments'"):
+        control.add_job("segments", "wrong", solution_version_arn=version)
+
+
+def test_editors_see_the_same_parameters_everywhere():
+    control = inspect.signature(PersonalizeControl).parameters
+    for each in (mock_personalize, LocalPersonalize):
+        parameters = dict(inspect.signature(each).parameters)
+        parameters.pop("port", None)
+        parameters.pop("function", None)
+        assert parameters == control
+    assert not [each for each in control.values() if each.kind is not inspect.Parameter.KEYWORD_ONLY]
 
 
 class TestChanges:
@@ -286,4 +395,5 @@ def test_an_airflow_connection(stage):
     expected = {"region_name": "eu-west-1"}
     if stage.mode == "server":
         expected["endpoint_url"] = control.endpoint_url
+        expected["service_config"] = {"sts": {"endpoint_url": control.endpoint_url}}
     assert connection["extra"] == expected
