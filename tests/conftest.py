@@ -11,7 +11,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -26,6 +25,8 @@ from xdist.scheduler import LoadScopeScheduling
 if TYPE_CHECKING:
     from scripted_endpoint import ScriptedEndpoint
 
+    from airflow_provider_personalize_segments.testing.runs import DagRunResult
+
 PROJECT = Path(__file__).parent.parent
 AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="airflow-home-"))
 DAGS_FOLDER = AIRFLOW_HOME / "dags"
@@ -37,8 +38,6 @@ os.environ |= {
     "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS_FOLDER),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
-    # Airflow 3.2 runs no DAG by dag.test() without one.
-    "AIRFLOW__API_AUTH__JWT_SECRET": "the secrets in tests are made up, and this one is long enough",
     # What a test does not give is not there: no settings of the machine's, and no metadata service.
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -100,128 +99,43 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(AIRFLOW_HOME, ignore_errors=True)
 
 
-@dataclass
-class Run:
-    """How a DAG run ended."""
-
-    state: str
-    states: dict[str, str]
-    """Task states by task ID; mapped ones as ``task[0]``."""
-    errors: dict[str, BaseException]
-    """What failed tasks raised, by task ID."""
-    _dag_run: Any
-
-    def xcom(self, task_id: str, map_index: int = -1) -> Any:
-        (instance,) = (
-            each
-            for each in self._dag_run.get_task_instances()
-            if (each.task_id, each.map_index) == (task_id, map_index)
-        )
-        return instance.xcom_pull(task_ids=task_id, map_indexes=map_index)
-
-
 @pytest.fixture(scope="session")
 def _airflow_database() -> None:
-    from airflow_database import migrate
+    from airflow_provider_personalize_segments.testing.airflow_database import put_database
 
     DAGS_FOLDER.mkdir()
-    migrate(AIRFLOW_HOME, dict(os.environ))
+    put_database(AIRFLOW_HOME / "airflow.db")
 
 
 @pytest.fixture
-def run_dag(_airflow_database: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+def run_dag(tmp_path: Path) -> Callable[..., DagRunResult]:
     """
-    Run a DAG file through Airflow itself.
+    Run a DAG file through Airflow itself, as ``personalize.run()`` does, with the connections of the test.
 
     :param source: a DAG file, or the text of one; its DAG is called ``dag``
     :param conf: the DAG run's configuration
-    :param poke_interval: replaces the tasks' own, which are for jobs that take half an hour
-    :param retries: replaces the tasks' own; ``dag.test`` gives no task a second try
+    :param poke_interval: the most seconds between two looks; ``None`` leaves the tasks' own
+    :param retries: replaces the tasks' own
     """
+    from airflow_provider_personalize_segments.testing import runs
 
     def run(
         source: Path | str,
         conf: dict[str, Any] | None = None,
         poke_interval: float | None = None,
         retries: int | None = None,
-    ) -> Run:
-        for path in DAGS_FOLDER.glob("*.py"):
-            path.unlink()
-        path = DAGS_FOLDER / (source.name if isinstance(source, Path) else "dag_of_test.py")
-        path.write_text(source.read_text() if isinstance(source, Path) else source)
+    ) -> DagRunResult:
+        path = source
+        if isinstance(source, str):
+            path = tmp_path / "dag_of_test.py"
+            path.write_text(source)
         dag = runpy.run_path(str(path))["dag"]
-        errors: dict[str, BaseException] = {}
-
-        def keep_error(context: Any) -> None:
-            if "exception" in context:  # in dag.test of Airflow 3.0 it is not
-                errors[context["ti"].task_id] = context["exception"]
-
-        if not version("apache-airflow").startswith("2."):
-            _keep_errors(monkeypatch, errors)
-            _keep_api_server(monkeypatch)
-        if version("apache-airflow").startswith("3.0."):
-            _read_reschedule_dates(monkeypatch)
         for task in dag.tasks:
-            target = getattr(task, "partial_kwargs", None) or vars(task)  # mapped, or not
-            target["on_failure_callback"] = [keep_error]
-            for name in ("poke_interval", "poll_interval"):
-                if poke_interval is not None and name in target:
-                    target[name] = poke_interval
             if retries is not None:
-                target["retries"] = retries
-        dag_run = dag.test(run_conf=conf)
-        states = {
-            each.task_id if each.map_index < 0 else f"{each.task_id}[{each.map_index}]": str(each.state)
-            for each in dag_run.get_task_instances()
-        }
-        return Run(str(dag_run.state), states, errors, dag_run)
+                (getattr(task, "partial_kwargs", None) or vars(task))["retries"] = retries
+        return runs.run_dag(dag, environment={}, conf=conf, poke_interval=poke_interval)
 
     return run
-
-
-def _keep_errors(monkeypatch: pytest.MonkeyPatch, errors: dict[str, BaseException]) -> None:
-    """Keep what failed tasks raise: ``dag.test`` of Airflow 3.1 calls no failure callback."""
-    from airflow.sdk.execution_time import task_runner
-
-    run_task = task_runner.run
-
-    def watched(ti: Any, *args: Any, **kwargs: Any) -> Any:
-        state, message, error = run_task(ti, *args, **kwargs)
-        if str(getattr(state, "value", state)) == "failed" and error is not None:
-            errors[ti.task_id] = error
-        return state, message, error
-
-    monkeypatch.setattr(task_runner, "run", watched)
-
-
-@cache
-def _in_process_api_server() -> Any:
-    from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
-
-    return InProcessExecutionAPI()
-
-
-def _keep_api_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the API that ``dag.test`` asks only once, as Airflow 3.3 does; making it takes 2 s."""
-    from airflow.sdk.execution_time import supervisor
-
-    monkeypatch.setattr(supervisor, "in_process_api_server", _in_process_api_server)
-
-
-def _read_reschedule_dates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Make a date of the text that ``dag.test`` of Airflow 3.0 hands on when a sensor was rescheduled.
-
-    A worker of its own reads it from JSON, so only ``dag.test`` fails to subtract it from a date.
-    """
-    from airflow.sdk.api.client import TaskInstanceOperations, TaskRescheduleStartDate
-
-    ask = TaskInstanceOperations.get_reschedule_start_date
-
-    def ask_for_date(*args: Any, **kwargs: Any) -> TaskRescheduleStartDate:
-        return TaskRescheduleStartDate(start_date=ask(*args, **kwargs).start_date)
-
-    monkeypatch.setattr(TaskInstanceOperations, "get_reschedule_start_date", ask_for_date)
 
 
 @pytest.fixture(autouse=True)

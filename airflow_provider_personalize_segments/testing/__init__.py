@@ -20,9 +20,10 @@ from airflow_provider_personalize_segments.testing.control import PersonalizeCon
 from airflow_provider_personalize_segments.testing.mock import mock_personalize
 
 if TYPE_CHECKING:
+    from airflow_provider_personalize_segments.testing.runs import DagRunResult
     from airflow_provider_personalize_segments.testing.server import LocalPersonalize
 
-__all__ = ["LocalPersonalize", "PersonalizeControl", "mock_personalize"]
+__all__ = ["DagRunResult", "LocalPersonalize", "PersonalizeControl", "mock_personalize"]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,4 +32,8 @@ def __getattr__(name: str) -> Any:
         from airflow_provider_personalize_segments.testing.server import LocalPersonalize
 
         return LocalPersonalize
+    if name == "DagRunResult":
+        from airflow_provider_personalize_segments.testing.runs import DagRunResult
+
+        return DagRunResult
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

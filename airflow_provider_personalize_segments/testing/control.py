@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 import moto.personalize as moto_personalize
 from botocore.loaders import Loader
@@ -40,6 +41,11 @@ from airflow_provider_personalize_segments.testing.records import (
 )
 from airflow_provider_personalize_segments.testing.responses import BatchJobsResponse
 from airflow_provider_personalize_segments.testing.roles import refused_on_request
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import DAG, BaseOperator, MappedOperator, XComArg
+
+    from airflow_provider_personalize_segments.testing.runs import DagRunResult
 
 STATUSES = {
     "observed": ("CREATE PENDING", "CREATE IN_PROGRESS", ACTIVE_STATUS),
@@ -326,6 +332,76 @@ class PersonalizeControl:
     def clear_calls(self) -> None:
         """Forget the calls received so far."""
         self.calls.clear()
+
+    # --- Running ----------------------------------------------------------------------------------
+
+    def run(
+        self,
+        dag_or_task: DAG | BaseOperator | MappedOperator | XComArg,
+        *,
+        conf: dict[str, Any] | None = None,
+        logical_date: datetime | None = None,
+        connections: Iterable[str] | Mapping[str, str] = (),
+        poke_interval: float | None = 0.1,
+        timeout: float | None = 60.0,
+    ) -> DagRunResult:
+        """
+        Run a DAG, or one task, through Airflow in this process, and return how it ended.
+
+        Nothing has to be set up. Airflow gets an empty database of its own for this run, neither reads nor
+        writes the configured one, and reaches this service by its connection ``aws_default``. Tasks that are
+        deferred wait in this process. Afterwards environment, configuration and tasks are as they were::
+
+            with mock_personalize() as personalize:
+                ...
+                assert personalize.run(dag).states == {"create": "success", "report": "success"}
+
+        :param dag_or_task: a DAG, or an operator or sensor, mapped or not; or what a function returns that is
+            decorated with ``@dag`` or ``@task``. A task of a DAG is run without the tasks around it.
+        :param conf: the configuration of the DAG run; it overrides the ``params`` of the DAG
+        :param logical_date: the logical date of the DAG run; ``None`` (the default) means now
+        :param connections: the IDs of other connections that lead here, too; or a dict of connections by ID,
+            such as ``{"shop": personalize.airflow_connection(role_arn=...)}``
+        :param poke_interval: the most seconds between two looks of a task that waits, and between two tries
+            of a task that has ``retries``; ``None`` leaves what the tasks say, for jobs of half an hour
+        :param timeout: the most seconds that a sensor or a create operator waits; ``None`` leaves what the
+            tasks say, so a job that never ends may keep the test for days
+        :returns: states, XComs and errors of the tasks
+        :raises TypeError: when it is neither a DAG nor a task
+        """
+        from airflow_provider_personalize_segments.testing.runs import run_dag
+
+        others = connections if isinstance(connections, Mapping) else dict.fromkeys(connections)
+        environment: dict[str, str | None] = {
+            f"AIRFLOW_CONN_{name.upper()}": text or self.airflow_connection()
+            for name, text in {"aws_default": None, **others}.items()
+        }
+        return run_dag(
+            dag_or_task,
+            environment={**self._aws_environment(), **environment},
+            conf=conf,
+            logical_date=logical_date,
+            poke_interval=poke_interval,
+            timeout=timeout,
+        )
+
+    def _aws_environment(self) -> dict[str, str | None]:
+        """Return what leads boto3 here that uses no connection; in process it is led here anyway."""
+        region: dict[str, str | None] = (
+            {} if "AWS_REGION" in os.environ else {"AWS_DEFAULT_REGION": DEFAULT_REGION}
+        )
+        if not self.endpoint_url:
+            return region
+        hosts = [os.environ.get("NO_PROXY"), "127.0.0.1"]
+        return {
+            **region,
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_SESSION_TOKEN": None,
+            "AWS_PROFILE": None,
+            "NO_PROXY": ",".join(filter(None, hosts)),
+        }
 
     # --- For the wire -----------------------------------------------------------------------------
 

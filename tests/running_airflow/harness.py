@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import airflow
 import psutil
-from airflow_database import migrate
 
+from airflow_provider_personalize_segments.testing.airflow_database import put_database
 from airflow_provider_personalize_segments.testing.ports import hold_port
 
 IS_AIRFLOW_3 = not airflow.__version__.startswith("2.")
@@ -119,7 +119,7 @@ class RunningAirflow:
     # --- Its parts --------------------------------------------------------------------------------
 
     def migrate(self) -> None:
-        migrate(self.home, self.environment)
+        put_database(self.database)
         with contextlib.closing(sqlite3.connect(self.database)) as database:
             database.execute("PRAGMA journal_mode=WAL")  # who reads does not wait for who writes
 
