@@ -1,12 +1,24 @@
 """
-Upload input, create a batch segment job, and read its user segments when they are there.
+Create a batch segment job, wait until it is done, and read its user segments.
 
-``create_job`` creates the job once, whatever happens to the worker meanwhile, and waits for it. Its ARN is
-in XCom, and its links lead to the AWS console, as soon as it exists. When the job ends in CREATE FAILED,
-a retry of the task creates the next one; when the last one failed, too, ``show_segments`` never runs.
+- `upload_input` writes one line for each item into your bucket.
+- `create_job` creates the job once, even if a worker or triggerer dies, and waits for it. As soon as the
+  job exists, its ARN is in XCom, and the task has links to the AWS console. When the job ends in CREATE
+  FAILED, the task's next try creates another job.
+- `show_segments` prints the first users of each segment in its log. Airflow does not start it when the last
+  try's job has failed, too.
 
-Trigger it with your solution version, of the recipe Item-Affinity, your bucket, and the role that
-Personalize may use it with; or try it without an AWS account: ``make demo``.
+## Try it
+
+Trigger this DAG with the button at the top right, and enter:
+
+- the ARN of your solution version; its recipe is
+  [Item-Affinity](https://docs.aws.amazon.com/personalize/latest/dg/item-affinity-recipe.html),
+- the role with which Personalize reads and writes S3 ([how to set it
+  up](https://docs.aws.amazon.com/personalize/latest/dg/granting-personalize-s3-access.html)),
+- your bucket, and the items whose users you want.
+
+If `make airflow` started this Airflow, leave the values as they are.
 """
 
 from __future__ import annotations

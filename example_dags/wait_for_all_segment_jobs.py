@@ -1,9 +1,19 @@
 """
 Run a task when all of a solution version's recent batch segment jobs are done.
 
-The list has as many jobs as there are, so the sensor is mapped over it: one task instance per job, each with
-its own log and its own end. ``report`` runs when every one of them is ACTIVE; a single failed job stops it.
-No recent job at all skips the sensor, and ``report`` with it.
+- `list_jobs` lists the jobs, however many there are.
+- `wait_for_jobs` is mapped over the list: each job has a task instance, which bears its name and has a log
+  of its own. They wait in the triggerer, and hold no worker. Without any job Airflow skips it, and
+  `report`, too.
+- `report` prints where the segments are. Airflow starts it when every job is ACTIVE; a single job that ends
+  in CREATE FAILED keeps it from running.
+
+## Try it
+
+Trigger this DAG with the button at the top right, and enter the ARN of your solution version, and since
+when a job counts.
+
+If `make airflow` started this Airflow, leave the values as they are.
 """
 
 from __future__ import annotations
@@ -39,6 +49,8 @@ with DAG(
 
     wait_for_jobs = PersonalizeBatchSegmentJobSensor.partial(
         task_id="wait_for_jobs",
+        # Airflow's UI shows the job's name in place of the map index.
+        map_index_template="{{ task.job_arn.split('/')[-1] }}",
         # Waits in the triggerer: many sensors on workers would hold a slot each.
         deferrable=True,
         poke_interval=60,

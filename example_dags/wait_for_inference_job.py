@@ -1,8 +1,15 @@
 """
 Run a task when a batch inference job is done, without holding a worker while it runs.
 
-The same as for a segment job, under the other name; here in reschedule mode, with the job's ARN given when
-the DAG is triggered. Each poke is a short task run, a few minutes apart.
+- `wait_for_job` asks about the job every two minutes. Between two questions it is *up for reschedule*, and
+  no worker is needed. When the job ends in CREATE FAILED, the task fails with Personalize's reason.
+- `announce` prints where the recommendations are.
+
+## Try it
+
+Trigger this DAG with the button at the top right, and enter the ARN of your job.
+
+If `make airflow` started this Airflow, leave the value as it is.
 """
 
 from __future__ import annotations

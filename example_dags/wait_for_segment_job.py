@@ -1,12 +1,19 @@
 """
 Run a task when a batch segment job is done, and not before.
 
-Something else started the job. This DAG finds the newest job of a solution version, waits until it is
-ACTIVE, and then prints the user segments that Personalize wrote to S3. When the job ends in CREATE FAILED,
-``wait_for_job`` fails with Personalize's reason, without retries, and ``show_segments`` never runs. It fails,
-too, when the solution version has no job at all: start one first.
+Another DAG, or a person, has created the job:
 
-Trigger it with your solution version's ARN, or try it without an AWS account: ``make demo``.
+- `list_jobs` finds the newest job of a solution version. When there is none, `wait_for_job` fails.
+- `wait_for_job` waits until this job is ACTIVE. When the job ends in CREATE FAILED, the task fails with
+  Personalize's reason, and Airflow does not retry it.
+- `show_segments` prints the first users of each segment in its log, as they are in S3. Airflow does not
+  start it when the job has failed.
+
+## Try it
+
+Trigger this DAG with the button at the top right, and enter the ARN of your solution version.
+
+If `make airflow` started this Airflow, leave the value as it is.
 """
 
 from __future__ import annotations

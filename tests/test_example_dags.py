@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 from pathlib import Path
 
+import boto3
 import pytest
 
 from airflow_provider_personalize_segments.errors import PersonalizeJobFailedError
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.testing import LocalPersonalize
 from airflow_provider_personalize_segments.testing.demo import EXAMPLE_INPUT, ExampleJobs
+from airflow_provider_personalize_segments.testing.world import World
 
 EXAMPLES = Path(__file__).parent.parent / "example_dags"
 RECIPES = {BatchJobKind.SEGMENT: "aws-item-affinity", BatchJobKind.INFERENCE: "aws-user-personalization"}
@@ -29,8 +33,18 @@ def start_job(monkeypatch):
             arn = jobs.start(kind, name, version, jobs.put_input(kind), num_results=7)
             return {"solution_version_arn": version, "job_arn": arn}
 
-        start.local = local
+        start.local, start.jobs = local, jobs
         yield start
+
+
+def fail_while_running(local, arn_member, reason):
+    """Let every job fail in the second half of its life, whatever its name is."""
+
+    def fail(job, old, new, when):
+        if new == "CREATE IN_PROGRESS":
+            local.set_status(job[arn_member], "CREATE FAILED", reason)
+
+    local.on_status_change(fail)
 
 
 class TestCreateSegmentJob:
@@ -61,16 +75,7 @@ class TestCreateSegmentJob:
         assert table[1].startswith("               0  User error: Required fields for the provided")
 
     def test_prints_nothing_when_the_job_failed(self, start_job, run_dag, capsys):
-        # The second half of the job's life is the worse one, whatever it is called.
-        start_job.local.on_status_change(
-            lambda job, old, new, when: (
-                start_job.local.set_status(
-                    job["batchSegmentJobArn"], "CREATE FAILED", "No access to the bucket"
-                )
-                if new == "CREATE IN_PROGRESS"
-                else None
-            )
-        )
+        fail_while_running(start_job.local, "batchSegmentJobArn", "No access to the bucket")
         run, _ = self.run(run_dag, start_job.local, retries=0)
         assert run.states == {
             "upload_input": "success", "create_job": "failed", "show_segments": "upstream_failed"
@@ -78,6 +83,37 @@ class TestCreateSegmentJob:
         assert isinstance(run.errors["create_job"], PersonalizeJobFailedError)
         assert "No access to the bucket" in str(run.errors["create_job"])
         assert "the first of them" not in capsys.readouterr().out
+
+
+class TestCreateInferenceJob:
+    PATH = EXAMPLES / "create_inference_job.py"
+
+    def run(self, run_dag, start_job, **options):
+        start_job.jobs.put_input(BatchJobKind.INFERENCE)
+        version = start_job.local.add_solution_version("shop", RECIPES[BatchJobKind.INFERENCE])
+        run = run_dag(self.PATH, {"solution_version_arn": version}, poke_interval=0.1, **options)
+        (call,) = [call for call in start_job.local.calls if call.operation == "CreateBatchInferenceJob"]
+        return run, call.parameters
+
+    def test_announces_where_the_recommendations_of_the_job_it_created_are(self, start_job, run_dag):
+        run, request = self.run(run_dag, start_job)
+        assert run.states == {"create_job": "success", "announce": "success"}
+        assert run.xcom("create_job").endswith(f":batch-inference-job/{request['jobName']}")
+        folder = request["jobOutput"]["s3DataDestination"]["path"]
+        assert run.xcom("announce") == folder
+        assert folder.startswith("s3://demo-bucket/recommendations/manual__")
+        session = boto3.Session("testing", "testing", region_name="us-east-1")
+        s3 = session.client("s3", endpoint_url=start_job.local.endpoint_url)
+        found = s3.list_objects_v2(Bucket="demo-bucket", Prefix=folder.removeprefix("s3://demo-bucket/"))
+        assert [each["Key"].rpartition("/")[2] for each in found["Contents"]] == [
+            "_CHECK", "inference.jsonl.out"
+        ]  # fmt: skip
+
+    def test_stays_silent_when_the_job_failed(self, start_job, run_dag):
+        fail_while_running(start_job.local, "batchInferenceJobArn", "No access to the bucket")
+        run, _ = self.run(run_dag, start_job, retries=0)
+        assert run.states == {"create_job": "failed", "announce": "upstream_failed"}
+        assert "No access to the bucket" in str(run.errors["create_job"])
 
 
 class TestWaitForSegmentJob:
@@ -118,6 +154,45 @@ class TestWaitForAllSegmentJobs:
         assert sorted(run.states[f"wait_for_jobs[{i}]"] for i in range(2)) == ["failed", "success"]
         assert run.states["report"] == "upstream_failed"
 
+    def test_a_mapped_task_bears_the_name_of_its_job(self, start_job, run_dag):
+        start_job(BatchJobKind.SEGMENT, "one", "Invalid S3 output path")
+        run = run_dag(self.PATH, start_job(BatchJobKind.SEGMENT, "two"), poke_interval=0.1)
+        names = {
+            each.map_index: each.rendered_map_index
+            for each in run._dag_run.get_task_instances()
+            if each.task_id == "wait_for_jobs"
+        }
+        assert names == {0: "two", 1: "one"}
+
+
+class TestAlertWhenJobFails:
+    PATH = EXAMPLES / "alert_when_job_fails.py"
+
+    def test_uses_the_segments_when_the_job_is_active(self, start_job, run_dag):
+        run = run_dag(self.PATH, start_job(BatchJobKind.SEGMENT), poke_interval=0.1)
+        assert run.states == {"wait_for_job": "success", "use_segments": "success"}
+        assert run.xcom("use_segments") == "s3://demo-bucket/output/weekly/"
+
+    def test_tells_why_when_the_job_failed(self, start_job, run_dag, capsys):
+        conf = start_job(BatchJobKind.SEGMENT, failure_reason="Invalid S3 output path")
+        run = run_dag(self.PATH, conf, poke_interval=0.1)
+        assert run.states == {"wait_for_job": "failed", "use_segments": "upstream_failed"}
+        dag = runpy.run_path(str(self.PATH))
+        callback = dag["wait_for_job"].on_failure_callback
+        assert callback in (dag["alert"], [dag["alert"]])  # on Airflow 2, and 3
+        capsys.readouterr()
+        dag["alert"]({"exception": run.errors["wait_for_job"]})
+        arn = conf["job_arn"]
+        assert capsys.readouterr().out == f"ALERT: {arn} is CREATE FAILED, because: Invalid S3 output path\n"
+
+    def test_tells_when_nobody_knows(self, capsys):
+        alert = runpy.run_path(str(self.PATH))["alert"]
+        alert({"exception": TimeoutError("no answer")})
+        alert({})
+        assert capsys.readouterr().out == (
+            "ALERT: nobody knows how the job ended: no answer\nALERT: nobody knows how the job ended: None\n"
+        )
+
 
 class TestWaitForInferenceJob:
     PATH = EXAMPLES / "wait_for_inference_job.py"
@@ -133,21 +208,45 @@ class TestWaitForInferenceJob:
 
 
 def test_every_example_is_tested_here():
-    tests = (TestCreateSegmentJob, TestWaitForSegmentJob, TestWaitForAllSegmentJobs, TestWaitForInferenceJob)
-    tested = {each.PATH for each in tests}
-    assert tested == set(EXAMPLES.glob("*.py"))
+    tests = [each for name, each in globals().items() if name.startswith("Test")]
+    assert {each.PATH for each in tests} == set(EXAMPLES.glob("*.py"))
 
 
-def test_every_example_reads_like_documentation():
-    for path in EXAMPLES.glob("*.py"):
-        source = path.read_text()
-        assert source.startswith('"""\n'), path.name
-        assert "doc_md=__doc__" in source
-        assert f'dag_id="{path.stem}"' in source
+def load_dag(path):
+    return runpy.run_path(str(path))["dag"]
 
 
-def test_the_default_of_the_examples_is_what_make_airflow_offers(start_job):
-    local = start_job.local
-    version = local.add_solution_version("demo-segments")
-    for name in ("create_segment_job", "wait_for_segment_job", "wait_for_all_segment_jobs"):
-        assert f'"{version}"' in (EXAMPLES / f"{name}.py").read_text()
+every_example = pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+
+
+@every_example
+def test_its_page_in_airflow_is_documentation(path):
+    dag = load_dag(path)
+    assert dag.dag_id == path.stem
+    text = dag.doc_md
+    assert path.read_text().startswith(f'"""{text}"""\n')
+    assert "``" not in text, "reStructuredText"
+    assert "this file" not in text
+    for task in dag.tasks:
+        assert re.search(f"^- `{task.task_id}` ", text, re.MULTILINE)
+    lead, _, how = text.partition(
+        "\n## Try it\n\nTrigger this DAG with the button at the top right, and enter"
+    )
+    assert lead.count("\n- ") == len(dag.tasks)
+    assert "\n\nIf `make airflow` started this Airflow, leave the value" in how
+
+
+@every_example
+def test_the_defaults_are_there_when_make_airflow_runs(path):
+    with LocalPersonalize(progress="by_hand") as local:
+        World(local, print)
+        backend = local.backend("us-east-1")
+        defaults = {name: load_dag(path).params[name] for name in load_dag(path).params}
+        assert defaults.get("solution_version_arn") in {None, *backend.solution_versions}
+        assert defaults.get("job_arn") in {None, *backend.jobs}
+        assert defaults.keys() & {"solution_version_arn", "job_arn"}
+        objects = boto3.Session("x", "x", region_name="us-east-1").client(
+            "s3", endpoint_url=local.endpoint_url
+        )
+        for bucket, key in re.findall(r"^s3://([^/]+)/(.*[^/])$", defaults.get("input_path", "")):
+            assert objects.get_object(Bucket=bucket, Key=key)["ContentLength"]

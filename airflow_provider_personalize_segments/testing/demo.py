@@ -146,6 +146,28 @@ def find_example_dags() -> Path:
     raise DemoFailed(f"There are no example DAGs in or beside {folder}.")
 
 
+def describe_next_steps() -> list[str]:
+    """Return what to do after the demo, a line each: in a checkout, or with what is installed."""
+    examples = find_example_dags()
+    if (examples.parent / "Makefile").is_file():
+        steps = {
+            "make airflow": "the same and more in Airflow's UI, to click around in",
+            "example_dags/create_segment_job.py": "the first DAG, to copy into your DAGs folder",
+            "example_dags/wait_for_segment_job.py": "the second",
+            "docs/creating.md, docs/waiting.md": "the guides",
+        }
+    else:
+        package = "airflow_provider_personalize_segments"
+        steps = {
+            str(examples / "create_segment_job.py"): "the first DAG, to copy into your DAGs folder",
+            str(examples / "wait_for_segment_job.py"): "the second",
+            f"python -m pydoc {package}.operators": "what each parameter means",
+            f"python -m pydoc {package}.sensors": "the same for sensors",
+        }
+    width = max(len(step) for step in steps)
+    return [f"{step:<{width}}  {meaning}" for step, meaning in steps.items()]
+
+
 @contextlib.contextmanager
 def airflow_home(name: str) -> Iterator[Path]:
     """
@@ -245,6 +267,7 @@ class Demo:
             raise DemoFailed(f"wait_for_job failed without the job's reason, but with {self._failure!r}.")
         tell("The job failed, so show_segments did not run, and the task says why.")
         head("Done: one task ran when its segments were there; one was stopped, with the reason.")
+        head("\n  ".join(["What next:", *describe_next_steps()]))
 
     def _run_dag(self, name: str, solution_version_arn: str, waiting: str, interval: str) -> dict[str, str]:
         """

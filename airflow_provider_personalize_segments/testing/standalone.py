@@ -1,10 +1,11 @@
-"""Runs ``airflow standalone`` with the example DAGs on a local Personalize, for clicking around.
+"""Runs ``airflow standalone`` with the example DAGs in a small world of jobs, for clicking around.
 
 ``python -m airflow_provider_personalize_segments.testing.standalone`` runs until Ctrl-C.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -14,35 +15,33 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Never
 
-from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.testing.demo import ExampleJobs, airflow_home, run_airflow
+from airflow_provider_personalize_segments.testing.demo import airflow_home, run_airflow
 from airflow_provider_personalize_segments.testing.ports import hold_port
 from airflow_provider_personalize_segments.testing.server import LocalPersonalize
+from airflow_provider_personalize_segments.testing.world import World, living
 
-SECONDS_PER_STATUS = 15.0
 SECONDS_TO_START = 300.0
 USER = PASSWORD = "admin"
+WHAT_TO_CLICK = """\
+Open a DAG and trigger it with the button at the top right; its page says what it does.
+Tasks ask about their jobs once a minute, so what they wait for takes two minutes.
 
+  wait_for_segment_job       start here: waits for a job, and prints its segments
+  alert_when_job_fails       waits for a job that fails; the log of its task says why
+  wait_for_all_segment_jobs  waits for all jobs of a solution version, each in a mapped task
+  wait_for_inference_job     waits for the other kind of job, in reschedule mode
+  create_segment_job         uploads input, creates a job, and prints its segments
+  create_inference_job       creates the other kind of job, and waits for it in the triggerer
 
-def start_example_jobs(local: LocalPersonalize) -> None:
-    """
-    Start the jobs that the example DAGs wait for by default.
-
-    :param local: the running local Personalize
-    """
-    jobs = ExampleJobs(local)
-    segments = local.add_solution_version("demo-segments")
-    path = jobs.put_input(BatchJobKind.SEGMENT)
-    for name in ("weekly-segments", "monthly-segments"):
-        jobs.start(BatchJobKind.SEGMENT, name, segments, path, num_results=100)
-    recommendations = local.add_solution_version("demo-recommendations", "aws-user-personalization")
-    path = jobs.put_input(BatchJobKind.INFERENCE)
-    jobs.start(BatchJobKind.INFERENCE, "demo-recommendations", recommendations, path, num_results=10)
+Meanwhile other teams' jobs begin and end, below. Some fail, and every six minutes there are
+so many batch segment jobs that create_segment_job has to wait for its turn.
+Ctrl-C ends everything.
+"""
 
 
 @contextlib.contextmanager
@@ -152,33 +151,44 @@ def make_user(log: Path) -> None:
         )
 
 
-def main() -> None:
-    """Run everything until Ctrl-C or SIGTERM."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Run everything until Ctrl-C or SIGTERM.
+
+    :param arguments: the command line; ``None`` takes the process's
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_provider_personalize_segments.testing.standalone",
+        description="Run Airflow with the example DAGs on a local Amazon Personalize, until Ctrl-C.",
+    )
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="how many times as fast jobs begin and end (default: 1)"
+    )
+    options = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     with contextlib.suppress(KeyboardInterrupt), airflow_home("standalone") as home:
-        _run(home)
+        _run(home, options.speed)
 
 
-def _run(home: Path) -> None:
+def _run(home: Path, speed: float) -> None:
     log = home / "airflow.log"
     print(f"Starting Airflow and a local Amazon Personalize; their output is in {log} ...", flush=True)
-    with LocalPersonalize(progress="by_time", seconds=SECONDS_PER_STATUS) as local, hold_port(8080) as port:
+    with LocalPersonalize(progress="by_hand") as local, hold_port(8080) as port:
         os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = local.airflow_connection()
         run_airflow("db", "migrate", log=log)
         make_user(log)
         with run_standalone(home, port) as process:
             wait_until_healthy(process, port, log)
-            start_example_jobs(local)
-            print(f"Airflow is at http://127.0.0.1:{port}, login {USER}, password {PASSWORD}.")
-            print(
-                "Trigger one of its DAGs: the jobs they wait for have just been started, and take "
-                f"{2 * SECONDS_PER_STATUS:.0f} seconds; tasks ask about them once a minute. "
-                "Ctrl-C ends everything.",
-                flush=True,
-            )
-            process.wait()
+            print(f"Airflow is at http://127.0.0.1:{port}, login {USER}, password {PASSWORD}.\n")
+            print(WHAT_TO_CLICK, flush=True)
+            with living(World(local, _tell), speed):
+                process.wait()
             sys.exit(f"airflow standalone ended with {process.returncode}; see {log}.")
+
+
+def _tell(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
 
 
 def _stop(number: int, frame: FrameType | None) -> Never:

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,33 @@ import psutil
 import pytest
 
 from airflow_provider_personalize_segments.testing.demo import find_example_dags
+from airflow_provider_personalize_segments.testing.world import DOOMED_REASON, SECONDS_AFTER_QUESTION
 
 IS_AIRFLOW_3 = not airflow.__version__.startswith("2.")
 PATIENCE = 300.0
 """Seconds until waiting for anything is given up; a machine that others use, too, is slow."""
+SPEED = 10
+# Airflow's own way to change tasks in files that it does not own: the examples ask once a minute.
+ASK_OFTEN = """
+def task_policy(task):
+    target = getattr(task, "partial_kwargs", None) or vars(task)  # mapped, or not
+    for name in ("poke_interval", "poll_interval"):
+        if name in target:
+            target[name] = 1
+"""
+ENDS = {
+    "alert_when_job_fails": {"wait_for_job": "failed", "use_segments": "upstream_failed"},
+    "create_inference_job": {"create_job": "success", "announce": "success"},
+    "create_segment_job": {"upload_input": "success", "create_job": "success", "show_segments": "success"},
+    "wait_for_all_segment_jobs": {
+        "list_jobs": "success",
+        "weekly-segments": "success",
+        "monthly-segments": "success",
+        "report": "success",
+    },
+    "wait_for_inference_job": {"wait_for_job": "success", "announce": "success"},
+    "wait_for_segment_job": {"list_jobs": "success", "wait_for_job": "success", "show_segments": "success"},
+}
 
 
 class Browser:
@@ -51,6 +75,11 @@ class Browser:
         """Call the REST API."""
         return json.loads(self._open(f"/api/{'v2' if IS_AIRFLOW_3 else 'v1'}{path}", body))
 
+    def read_log(self, task: str) -> str:
+        """Return the log of a task's first try, as the UI shows it."""
+        address = f"/api/{'v2' if IS_AIRFLOW_3 else 'v1'}{task}/logs/1?full_content=true"
+        return self._open(address)
+
     def _open(self, path: str, body: dict[str, Any] | None = None, *, is_form: bool = False) -> str:
         data, headers = None, dict(self._headers)
         if body is not None:
@@ -64,7 +93,12 @@ class Browser:
 def start(folder: Path, **options: Any) -> subprocess.Popen[str]:
     # As from a shell in an empty folder: what conftest.py set for Airflow is not there.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+    settings = folder / "settings" / "airflow_local_settings.py"
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text(ASK_OFTEN)
+    environment["PYTHONPATH"] = str(settings.parent)
     command = [sys.executable, "-m", "airflow_provider_personalize_segments.testing.standalone"]
+    command += ["--speed", str(SPEED)]
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -120,23 +154,34 @@ def test_airflow_can_be_clicked_around_in_until_ctrl_c(process, tmp_path):
 
     browser = Browser(address, login, password)
     examples = {path.stem for path in find_example_dags().glob("*.py")}
+    assert set(re.findall(r"^  (\w+) ", told, re.M)) == examples == ENDS.keys()
     wait_for(
         lambda: {dag["dag_id"] for dag in browser.ask("/dags")["dags"]} == examples, "the examples are there"
     )
     assert browser.ask("/importErrors")["total_entries"] == 0
 
     body = {"dag_run_id": "run", "conf": {}, **({"logical_date": None} if IS_AIRFLOW_3 else {})}
-    browser.ask("/dags/create_segment_job/dagRuns", body)
-    task = "/dags/create_segment_job/dagRuns/run/taskInstances/create_job"
+    first, *others = re.findall(r"^  (\w+) ", told, re.M)
+    browser.ask(f"/dags/{first}/dagRuns", body)
+    task = f"/dags/{first}/dagRuns/run/taskInstances/wait_for_job"
+    wait_for(lambda: browser.ask(task)["state"] == "running", "a task waits")
+    for each in others:
+        browser.ask(f"/dags/{each}/dagRuns", body)
+    for example, ends in ENDS.items():
+        run = f"/dags/{example}/dagRuns/run"
+        wait_for(lambda run=run: browser.ask(run)["state"] in ("success", "failed"), f"{example} ends")
+        tasks = browser.ask(f"{run}/taskInstances")["task_instances"]
+        # One that is mapped has the name of its job; how many weeks there were by then is a matter of speed.
+        names = [re.sub(r"-\d+$", "", each["rendered_map_index"] or each["task_id"]) for each in tasks]
+        assert dict(zip(names, [each["state"] for each in tasks], strict=True)) == ends
 
-    def links():
-        with contextlib.suppress(urllib.error.HTTPError):  # it has not begun
-            answer = browser.ask(f"{task}/links")
-            found = answer["extra_links"] if IS_AIRFLOW_3 else answer
-            return found if all(found.values()) else None
-        return None
-
-    assert wait_for(links, "the job was created")["Job output in S3"] == (
+    start, end = (datetime.fromisoformat(browser.ask(task)[name]) for name in ("start_date", "end_date"))
+    assert (end - start).total_seconds() > SECONDS_AFTER_QUESTION / SPEED
+    shown = browser.read_log("/dags/alert_when_job_fails/dagRuns/run/taskInstances/wait_for_job")
+    assert f"batch-segment-job/doomed-segments ended in CREATE FAILED: {DOOMED_REASON}" in shown
+    assert f"batch-segment-job/doomed-segments is CREATE FAILED, because: {DOOMED_REASON}" in shown
+    links = browser.ask("/dags/create_segment_job/dagRuns/run/taskInstances/create_job/links")
+    assert (links["extra_links"] if IS_AIRFLOW_3 else links)["Job output in S3"] == (
         "https://console.aws.amazon.com/s3/buckets/demo-bucket"
         "?region=us-east-1&prefix=segments%2Frun%2Foutput%2F"
     )
@@ -151,8 +196,16 @@ def test_airflow_can_be_clicked_around_in_until_ctrl_c(process, tmp_path):
 
     assert len(processes_in(tmp_path)) > 3  # scheduler, triggerer, web server and what they start
     process.send_signal(signal.SIGINT)
-    assert "Stopping ..." in process.communicate(timeout=PATIENCE)[0]
+    told = process.communicate(timeout=PATIENCE)[0]
+    assert told.endswith("\nStopping ...\n")
     assert process.returncode == 0
+    for line in (
+        r"batch (segment|inference) job (newsletter|shop-page)-\d+ begins",
+        r"batch (segment|inference) job (newsletter|shop-page)-\d+ is ACTIVE",
+        r"batch (segment|inference) job (newsletter|shop-page)-\d+ is CREATE FAILED: \w.*",
+        r"batch segment job create_segment_job-create_job-\S+ is ACTIVE",
+    ):
+        assert re.search(rf"^\d\d:\d\d:\d\d  {line}$", told, re.M), line
     assert processes_in(tmp_path) == []
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))) != 0
