@@ -72,7 +72,7 @@ def stage(local):
 
 class TestTheJobsThatExamplesWaitFor:
     def test_run_until_somebody_asks_however_long_that_takes(self, stage):
-        stage.until(3600, step=5)
+        stage.until(900, step=15)
         assert stage.jobs()["weekly-segments-1"]["status"] == "CREATE IN_PROGRESS"
         assert stage.jobs()["doomed-segments"]["status"] == "CREATE IN_PROGRESS"
         assert stage.jobs(INFERENCE)["demo-recommendations"]["status"] == "CREATE IN_PROGRESS"
@@ -133,7 +133,7 @@ class TestTheJobsThatExamplesWaitFor:
 
 class TestOtherTeams:
     def test_begin_jobs_of_both_kinds_that_end_and_some_of_which_fail(self, stage):
-        stage.until(1800, step=5)
+        stage.until(1200, step=15)
         for kind in BATCH_JOB_KINDS:
             jobs = [job for name, job in stage.jobs(kind).items() if re.match(r"newsletter|shop-page", name)]
             ends = Counter(job["status"] for job in jobs)
@@ -154,7 +154,7 @@ class TestOtherTeams:
 
     def test_begin_no_more_after_so_many(self, local):
         stage = Stage(local, most_jobs=12)
-        stage.until(45 * 40, step=5)
+        stage.until(45 * 20, step=15)
         begun = [line for line in stage.told if line.endswith(" begins")]
         teams = [line for line in begun if re.search("newsletter|shop-page|backfill", line)]
         assert len(teams) == 12
