@@ -170,13 +170,14 @@ class World:
         return begun
 
     def _begin(self, kind: BatchJobKind, name: str, solution_version_arn: str, life: _Life) -> bool:
-        """Begin a job, and return whether one more may run."""
+        """Begin a job, unless a person has made one of this name; return whether one more may run."""
         try:
             arn = self._jobs.start(kind, name, solution_version_arn, self._inputs[kind], num_results=100)
         except ClientError as error:
-            if error.response["Error"]["Code"] != "LimitExceededException":
+            code: str = error.response["Error"]["Code"]
+            if code not in ("LimitExceededException", "ResourceAlreadyExistsException"):
                 raise
-            return False
+            return code == "ResourceAlreadyExistsException"
         self._lives[arn] = life
         return True
 

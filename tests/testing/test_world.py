@@ -165,6 +165,15 @@ class TestOtherTeams:
         stage.until(60)
         assert stage.create("mine")
 
+    def test_do_without_a_name_that_somebody_has_used(self, stage):
+        stage.create("newsletter-2")
+        stage.create("weekly-segments-2")
+        stage.ask(FIRST_WEEK)
+        stage.until(200)
+        assert stage.told.count("batch segment job newsletter-2 begins") == 1
+        assert "batch segment job newsletter-4 begins" in stage.told
+        assert "batch segment job weekly-segments-3 begins" in stage.told
+
 
 class TestTheJobsOfTasks:
     def test_take_half_a_minute(self, stage):
