@@ -69,7 +69,12 @@ def run_standalone(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         "AIRFLOW__WEBSERVER__WORKERS": "1",
         # Airflow 2's REST API takes login and password, too.
         "AIRFLOW__API__AUTH_BACKENDS": "airflow.api.auth.backend.basic_auth,airflow.api.auth.backend.session",
+        # Else Airflow 2 runs one task at a time on SQLite, and a task that waits holds up all others.
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK": "1",
         "AIRFLOW__CORE__PARALLELISM": "4",
+        # A slow machine answers later than in five seconds, and tasks would fail.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
     }
     with contextlib.ExitStack() as held, (home / "airflow.log").open("a") as log:
         # Where these are taken, another Airflow's logs would be asked for, and refused.

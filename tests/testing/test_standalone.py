@@ -166,12 +166,9 @@ def test_airflow_can_be_clicked_around_in_until_ctrl_c(process, tmp_path):
     browser.ask(f"/dags/{first}/dagRuns", body)
     task = f"/dags/{first}/dagRuns/run/taskInstances/wait_for_job"
     wait_for(lambda: browser.ask(task)["state"] == "running", "a task waits")
-    # Airflow 2 runs one task at a time on SQLite, and starts an interpreter for each.
-    others = [each for each in others if IS_AIRFLOW_3 or "inference" not in each]
     for each in others:
         browser.ask(f"/dags/{each}/dagRuns", body)
-    for example in (first, *others):
-        ends = ENDS[example]
+    for example, ends in ENDS.items():
         run = f"/dags/{example}/dagRuns/run"
         wait_for(lambda run=run: browser.ask(run)["state"] in ("success", "failed"), f"{example} ends")
         tasks = browser.ask(f"{run}/taskInstances")["task_instances"]
