@@ -29,7 +29,7 @@ SECONDS_TO_START = 300.0
 USER = PASSWORD = "admin"
 WHAT_TO_CLICK = """\
 Open a DAG and trigger it with the button at the top right; its page says what it does.
-Tasks ask about their jobs once a minute, so what they wait for takes two minutes.
+Tasks ask about their jobs once a minute or two, so most of them wait for two minutes.
 
   wait_for_segment_job       start here: waits for a job, and prints its segments
   alert_when_job_fails       waits for a job that fails; the log of its task says why
@@ -38,6 +38,7 @@ Tasks ask about their jobs once a minute, so what they wait for takes two minute
   create_segment_job         uploads input, creates a job, and prints its segments
   create_inference_job       creates the other kind of job, and waits for it in the triggerer
 
+No job starts again: the second and the fourth wait when triggered for the first time only.
 Meanwhile other teams' jobs begin and end, below. Some fail, and every six minutes there are
 so many batch segment jobs that create_segment_job has to wait for its turn.
 Ctrl-C ends everything.
