@@ -21,6 +21,7 @@ If `make airflow` started this Airflow, leave the values as they are.
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG, Param, task
 
@@ -70,9 +71,10 @@ with DAG(
     )
 
     @task
-    def announce(path: str) -> str:
+    def announce(job: dict[str, Any]) -> str:
         """Return where the recommendations are."""
+        path: str = job["jobOutput"]["s3DataDestination"]["path"]
         print(f"Recommendations are in {path}", flush=True)
         return path
 
-    create_job >> announce(OUTPUT)
+    announce(create_job.output["job"])

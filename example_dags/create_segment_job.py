@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 # Works on Airflow 2.11 and 3.x alike. On 3.x alone: from airflow.sdk import DAG, Param, task
 from airflow.providers.common.compat.sdk import DAG, Param, task
@@ -82,12 +83,15 @@ with DAG(
     )
 
     @task
-    def show_segments(path: str) -> int:
+    def show_segments(job: dict[str, Any]) -> int:
         """Print the first users of each segment, and return how many segments there are."""
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
+        # Personalize writes the users for items.json to items.json.out.
+        folder = job["jobOutput"]["s3DataDestination"]["path"]
+        name = job["jobInput"]["s3DataSource"]["path"].rpartition("/")[2]
         s3 = S3Hook()
-        bucket, key = S3Hook.parse_s3_url(path)
+        bucket, key = S3Hook.parse_s3_url(f"{folder}{name}.out")
         records = [json.loads(line) for line in s3.read_key(key, bucket).splitlines()]
 
         table = [f"{'item':<10} {'users':>5}  the first of them"]
@@ -99,8 +103,5 @@ with DAG(
         print("\n".join(table), flush=True)
         return len(records)
 
-    (
-        upload_input(f"{FOLDER}/input/items.json", "{{ params['items'] | tojson }}")
-        >> create_job
-        >> show_segments(f"{FOLDER}/output/items.json.out")
-    )
+    upload_input(f"{FOLDER}/input/items.json", "{{ params['items'] | tojson }}") >> create_job
+    show_segments(create_job.output["job"])
