@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format airflow bench wheel constraints clean
+.PHONY: help setup demo test lint format airflow docs links pictures bench wheel constraints clean
 
 help:  ## List what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,6 +54,32 @@ format: $(READY)  ## Format the code and mend what ruff can mend
 airflow: $(READY)  ## Run Airflow with the example DAGs on a local Personalize, until Ctrl-C
 	@$(BIN)/python -m airflow_provider_personalize_segments.testing.standalone
 
+DOCS := .venv/docs
+SPHINX = $(DOCS)/bin/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet --doctree-dir docs/_build/doctrees
+
+# An environment of its own, so that the tests' holds nothing that only the documentation needs.
+$(DOCS)/.ready: $(READY) constraints/docs.txt
+	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(DOCS)
+	@$(BIN)/uv pip install --quiet --python $(DOCS)/bin/python --constraint constraints/airflow-3.3.txt \
+		--constraint constraints/docs.txt --editable '.[testing]' --group docs
+	@touch $@
+
+docs: $(DOCS)/.ready  ## Build the documentation into docs/_build/html; broken references are errors
+	@$(SPHINX) --builder html docs docs/_build/html && echo docs/_build/html/index.html
+
+links: $(DOCS)/.ready  ## Ask the network whether the pages that the documentation links to are there
+	@$(SPHINX) --builder linkcheck docs docs/_build/links
+
+PICTURES := .venv/pictures
+
+$(PICTURES)/.ready: $(READY) constraints/docs.txt
+	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(PICTURES)
+	@$(BIN)/uv pip install --quiet --python $(PICTURES)/bin/python --constraint constraints/docs.txt --group pictures
+	@touch $@
+
+pictures: $(PICTURES)/.ready  ## Take the documentation's pictures of Airflow anew, with /usr/bin/chromium (5 minutes)
+	@$(PICTURES)/bin/python docs/pictures.py $(BIN)/python
+
 BENCH := .venv/bench
 
 # An environment of its own: aiobotocore, which only the amazon provider's pattern needs, holds botocore back.
@@ -73,14 +99,15 @@ wheel: $(READY)  ## Build the wheel into dist/
 	@rm -rf dist && $(BIN)/uv build --quiet --wheel --out-dir dist && ls dist/*.whl
 
 # Names and versions only: where packages come from is the business of the machine that installs them.
-COMPILE = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-	--extra testing --group dev pyproject.toml
+COMPILE_GROUPS = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+COMPILE = $(COMPILE_GROUPS) --extra testing --group dev pyproject.toml
 
 constraints: $(READY)  ## Compile constraints/ anew, to the newest versions (and the lowest)
 	@for line in 3.0 3.1 3.2; do $(COMPILE) --universal --python-version 3.11 --constraint constraints/airflow-$$line.in --output-file constraints/airflow-$$line.txt || exit 1; done
 	@printf 'apache-airflow==3.3.*\n' | $(COMPILE) --universal --python-version 3.11 --constraint - --output-file constraints/airflow-3.3.txt
 	@printf 'apache-airflow==2.11.*\n' | $(COMPILE) --universal --python-version 3.11 --constraint - --output-file constraints/airflow-2.11.txt
 	@$(COMPILE) --python-version 3.11 --resolution lowest-direct --constraint constraints/lowest.in --output-file constraints/airflow-lowest.txt
+	@$(COMPILE_GROUPS) --universal --python-version 3.11 --constraint constraints/airflow-3.3.txt --group docs --group pictures --output-file constraints/docs.txt
 
 clean:  ## Remove everything that was set up, built or left behind
-	@rm -rf .venv .cache .airflow .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	@rm -rf .venv .cache .airflow .hypothesis .mypy_cache .pytest_cache .ruff_cache dist docs/_build

@@ -188,3 +188,12 @@ class TestNumbered:
         # Whoever names a job weekly-2 has taken the number of weekly; only names without one are apart.
         assume(not re.search(r"-\d+$", one) and not re.search(r"-\d+$", other))
         assert number_job_name(one, number) != number_job_name(other, other_number)
+
+
+def test_the_next_release_finds_the_jobs_of_the_last():
+    """Names that were made once; docs/upgrading.md promises that they stay."""
+    lineage = TaskLineage("weekly_segments", "create_segments", "scheduled__2026-11-23T00:00:00+00:00", -1, 2)
+    assert derive_job_name(lineage) == "weekly_segments-create_segments-20261123T000000-3g5grkfdflwt"
+    assert extend_job_name("weekly", lineage) == "weekly-4c6qogqyayvu"
+    mapped = TaskLineage("shop", "make", "manual__2026-11-23T00:00:00+00:00", 3, 0)
+    assert number_job_name(derive_job_name(mapped), 2) == "shop-make-20261123T000000-3-7iee3haj3jgv-2"

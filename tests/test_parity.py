@@ -19,7 +19,7 @@ from airflow_provider_personalize_segments.testing.ports import hold_port
 
 MODES = ("poke", "reschedule", "deferrable")
 OPTIONS = ("plain", "soft_fail", "never_fail", "silent_fail")
-GUIDE = Path(__file__).parent.parent / "docs" / "waiting.md"
+GUIDE = Path(__file__).parent.parent / "docs" / "modes.md"
 
 SUCCESS = ("success",) * 4
 FINAL = ("failed", "skipped", "skipped", "failed")

@@ -1,18 +1,20 @@
-"""The README, run: its DAG by Airflow, its policies against the API, its commands, its words."""
+"""README and guides, run: their DAGs by Airflow, their policies against the API, their commands and words."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import boto3
 import pytest
+from airflow_database import migrate
+from documents import DOCS, DOCUMENTS, PROJECT, README, all_blocks, blocks, name_of, section
 
 from airflow_provider_personalize_segments import (
     arns,
@@ -31,18 +33,18 @@ from airflow_provider_personalize_segments.creating import requests, steps
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.waiting import verdicts
 
-PROJECT = Path(__file__).parent.parent
-README = (PROJECT / "README.md").read_text()
-DOCUMENTS = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
-
-
-def blocks(language, text=README):
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+PERMISSIONS = section((DOCS / "operating.md").read_text(), "Permissions")
+ERRORS = (DOCS / "errors.md").read_text()
 
 
 def test_every_block_is_in_a_language_that_is_tested():
-    opened = re.findall(r"^```(\w*)\n.*?^```", README, re.DOTALL | re.MULTILINE)
-    assert set(opened) == {"python", "sh", "json"}
+    assert {block.language for block in all_blocks(README)} == {"python", "sh"}
+    run_here = {"README.md", "docs/creating.md", "docs/testing.md"}
+    for document in DOCUMENTS:
+        found = {block.language for block in all_blocks(document.read_text()) if block.language[:1] != "{"}
+        assert found <= {"python", "sh", "json", "text"}, document
+        assert "python" not in found or name_of(document) in run_here, document
+        assert "json" not in found or name_of(document) == "docs/operating.md", document
 
 
 def test_the_dag_is_short_and_airflow_runs_it(run_dag, local_personalize, monkeypatch, capsys):
@@ -56,7 +58,7 @@ def test_the_dag_is_short_and_airflow_runs_it(run_dag, local_personalize, monkey
     assert "Segments are in s3://example-bucket/output/" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("block", blocks("python", (PROJECT / "docs" / "testing.md").read_text()))
+@pytest.mark.parametrize("block", blocks("python", (DOCS / "testing.md").read_text()))
 def test_the_guide_to_testing_does_what_it_says(block, tmp_path):
     """Each of its blocks is a test module of a user's; pytest runs it on its own."""
     (tmp_path / "conftest.py").write_text(
@@ -69,7 +71,7 @@ def test_the_guide_to_testing_does_what_it_says(block, tmp_path):
     assert re.search(r"\b\d+ passed", done.stdout)
 
 
-@pytest.mark.parametrize("policy", blocks("json"))
+@pytest.mark.parametrize("policy", blocks("json", PERMISSIONS))
 def test_the_policies_allow_what_exists(policy):
     client = boto3.session.Session("x", "x").client("personalize", region_name="us-east-1")
     for statement in json.loads(policy)["Statement"]:
@@ -83,7 +85,7 @@ def test_the_policies_allow_what_exists(policy):
 
 
 def test_the_policies_together_allow_what_the_hook_calls():
-    allowed = set(re.findall(r'"personalize:(\w+)', "".join(blocks("json"))))
+    allowed = set(re.findall(r'"personalize:(\w+)', "".join(blocks("json", PERMISSIONS))))
     assert allowed == {
         operation
         for kind in jobs.BATCH_JOB_KINDS
@@ -91,7 +93,7 @@ def test_the_policies_together_allow_what_the_hook_calls():
     } | {"DescribeSolutionVersion", "TagResource"}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_the_commands_are_targets_that_ci_runs(document):
     makefile = (PROJECT / "Makefile").read_text()
     ci = (PROJECT / ".ci" / "run").read_text()
@@ -107,16 +109,23 @@ def test_the_commands_are_targets_that_ci_runs(document):
                 ), command
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-@pytest.mark.usefixtures("_airflow_database")
-def test_airflow_takes_the_commands(document):
+def airflow_commands(document):
     lines = [line for block in blocks("sh", document.read_text()) for line in block.splitlines()]
-    for command in (line for line in lines if line.startswith("airflow ")):
-        subprocess.run([sys.executable, "-m", *shlex.split(command)], check=True, timeout=120)
+    return [line for line in lines if line.startswith("airflow ")]
+
+
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if airflow_commands(each)], ids=name_of)
+def test_airflow_takes_the_commands(document, tmp_path):
+    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path)}
+    migrate(tmp_path, environment)
+    for command in airflow_commands(document):
+        subprocess.run(
+            [sys.executable, "-m", *shlex.split(command)], check=True, timeout=120, env=environment
+        )
 
 
 def test_the_guide_to_creating_creates_a_job(run_dag, local_personalize, monkeypatch):
-    (dag,) = blocks("python", (PROJECT / "docs" / "creating.md").read_text())
+    (dag,) = blocks("python", (DOCS / "creating.md").read_text())
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local_personalize.airflow_connection())
     session = boto3.session.Session("testing", "testing", region_name="us-east-1")
     s3 = session.client("s3", endpoint_url=local_personalize.endpoint_url)
@@ -133,12 +142,12 @@ def test_the_guide_to_creating_creates_a_job(run_dag, local_personalize, monkeyp
 
 
 def test_the_guide_to_creating_has_every_parameter():
-    table = (PROJECT / "docs" / "creating.md").read_text().partition("## Parameters")[2].partition("\n## ")[0]
+    table = section((DOCS / "creating.md").read_text(), "Parameters")
     told = [name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)]
     assert sorted(told) == sorted(operators.PersonalizeCreateBatchInferenceJobOperator.template_fields)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_what_it_links_to_is_there(document):
     for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
         if not target.startswith("https://"):
@@ -146,7 +155,7 @@ def test_what_it_links_to_is_there(document):
 
 
 def test_the_names_in_the_table_are_there():
-    table = README.partition("## What is in it")[2].partition("\n## ")[0]
+    table = section(README, "What is in it")
     modules = {
         "sensors": sensors,
         "operators": operators,
@@ -215,9 +224,7 @@ def messages():
     yield str(otherwise.value)
 
 
-@pytest.mark.parametrize(
-    "row", re.findall(r"^\| `(.*?)`", README.partition("## When it fails")[2], re.MULTILINE)
-)
+@pytest.mark.parametrize("row", re.findall(r"^\| `(.*?)`", ERRORS, re.MULTILINE))
 def test_the_messages_it_explains_are_the_ones_users_meet(row):
     pattern = re.escape(row).replace("…", ".*")
     assert any(re.search(pattern, message) for message in messages()), row
@@ -225,7 +232,7 @@ def test_the_messages_it_explains_are_the_ones_users_meet(row):
 
 def test_the_versions_are_the_ones_that_are_tested():
     constraints = {path.stem: path.read_text() for path in (PROJECT / "constraints").glob("*.txt")}
-    table = README.partition("## Versions")[2].partition("\n## ")[0]
+    table = section(README, "Versions")
     assert re.search(r"^apache-airflow==3\.3\.", constraints["airflow-3.3"], re.MULTILINE)
     assert re.search(r"^apache-airflow==2\.11\.", constraints["airflow-2.11"], re.MULTILINE)
     oldest = dict(re.findall(r"^([\w-]+)==(\S+)$", constraints["airflow-lowest"], re.MULTILINE))

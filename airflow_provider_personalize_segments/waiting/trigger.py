@@ -143,7 +143,7 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
     :param silent_fail: whether to go on waiting after an unexpected error
     :param is_created: whether the task has created the job, so that "not found" means "not yet"
     :param waiting_since: since when the task waits, as ISO 8601 with an offset; ``None`` means from now on
-    :param deadline: as all other parameters: see :class:`PersonalizeTrigger`
+    :param deadline: as all other parameters: see :class:`~.waiting.trigger.PersonalizeTrigger`
     """
 
     def __init__(
