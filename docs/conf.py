@@ -47,7 +47,11 @@ maximum_signature_line_length = 80
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", r"(botocore|collections|datetime)\..+"),
-    ("py:class", r"(BaseOperator|Connection|Context|TaskInstanceKey)"),  # Airflow's, for type checkers only
+    (
+        "py:class",
+        r"(BaseOperator|Connection|Context|TaskInstanceKey|DAG|MappedOperator|XComArg)",
+    ),  # Airflow's, for type checkers only
+    ("py:class", r"(PersonalizeClient|datetime|DagRunResult)"),  # for type checkers only, as well
     ("py:class", r"Log|.+\.testing\.(mock\.(F|MockPersonalize)|backend\..+|faults\.Fault)"),
     ("py:(class|mod)", r"(creating\.queue|waiting\.(events|poller))(\..+)?"),
 ]
