@@ -1,8 +1,8 @@
 """Names for jobs that a task creates: one lineage's alone, and the same at every try of it.
 
 A *lineage* is the tries of a task instance between two clears. Airflow tells lineages apart by ``max_tries``,
-which stays the same from try to try, and is written anew when the task is cleared: of a running task at the end
-of its try from Airflow 3.1 on, and not at all before.
+which stays the same from try to try, and is written anew when the task is cleared. Clearing a running task
+writes it from Airflow 3.1 on, and does not before.
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ class CreateBatchJobOperator(JobCreatingTask):
     """
     Create a batch job once, and wait until it is ACTIVE; base of the operators for the two kinds.
 
-    XCom ``return_value`` is the job's ARN, pushed as soon as the job exists. XCom ``job`` is the job as Describe
-    gives it, as plain JSON, with ``jobOutput`` and ``status``; until AWS describes it, its ARN, its name and
-    the request.
+    XCom ``return_value`` is the job's ARN, pushed as soon as the job exists. XCom ``job`` is the job as
+    Describe gives it, as plain JSON, with ``jobOutput`` and ``status``; until AWS describes it, its ARN, its
+    name and the request.
 
     **Once.** AWS gives a name to one job, for ever, so the name tells whether the job exists. Without
     ``job_name`` it is made of DAG, task, run and map index, and of the task's clears: the same at every

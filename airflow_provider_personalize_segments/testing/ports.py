@@ -19,10 +19,12 @@ def hold_port(preferred: int = 0) -> Iterator[int]:
     :param preferred: the port to keep if it is free; otherwise, and with 0 (the default), any
     :raises OSError: when no port is free
     """
+    is_free = False
+    with contextlib.suppress(OSError), socket.socket() as probe:
+        # Without SO_REUSEADDR, so that two processes do not hold the same port.
+        probe.bind(("127.0.0.1", preferred))
+        is_free = True
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            held.bind(("127.0.0.1", preferred))
-        except OSError:
-            held.bind(("127.0.0.1", 0))
+        held.bind(("127.0.0.1", preferred if is_free else 0))
         yield int(held.getsockname()[1])

@@ -30,9 +30,11 @@ def test_nobody_gets_it_who_does_not_ask_for_it_by_name():
         other.bind(("127.0.0.1", port))
 
 
-def test_the_preferred_one_unless_a_server_has_it():
+def test_the_preferred_one_unless_somebody_has_it():
     with hold_port() as port:
-        with hold_port(port) as same:
-            assert same == port
+        with hold_port(port) as other:
+            assert other not in (0, port)
         with LocalPersonalize(port=port), hold_port(port) as other:
             assert other not in (0, port)
+    with hold_port(port) as same:
+        assert same == port
