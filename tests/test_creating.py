@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+from fakes import TaskInstance
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
 from airflow_provider_personalize_segments.errors import (
@@ -87,29 +88,6 @@ def run(run_dag, local):
 def jobs(local):
     backend = local.backend("us-east-1")
     return {job.request["jobName"]: job.status for job in backend.jobs.values()}
-
-
-class TaskInstance(SimpleNamespace):
-    """What a task knows of its own instance; Airflow's own needs a database and a supervisor."""
-
-    def __init__(self, **fields):
-        given = {
-            "dag_id": "shop",
-            "task_id": "create",
-            "run_id": "manual__2026-11-23T02:00:00+00:00",
-            "map_index": -1,
-            "try_number": 1,
-            "max_tries": 0,
-            "start_date": datetime.now(UTC),
-            "xcoms": {},
-        }
-        super().__init__(**{**given, **fields})
-
-    def xcom_push(self, key, value):
-        self.xcoms[key] = value
-
-    def xcom_pull(self, task_ids, key, map_indexes):
-        return self.xcoms.get(key)
 
 
 def operator(local, **options):
@@ -995,7 +973,7 @@ class TestInference:
         }
         assert made == {"member": [{"tagKey": "team", "tagValue": "growth"}]}
         # Rendered, it would be the number 1337, which a tag may have.
-        assert "'team' or its value has characters that tags cannot have" in str(run.errors["mapped"])
+        assert "'team' or its value has characters that tags cannot have" in str(run.errors["mapped[0]"])
         assert "job_name of task 'unnamed' is None" in str(run.errors["unnamed"])
 
     def test_has_its_own_members(self, local):

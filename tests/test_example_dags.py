@@ -157,12 +157,7 @@ class TestWaitForAllSegmentJobs:
     def test_a_mapped_task_bears_the_name_of_its_job(self, start_job, run_dag):
         start_job(BatchJobKind.SEGMENT, "one", "Invalid S3 output path")
         run = run_dag(self.PATH, start_job(BatchJobKind.SEGMENT, "two"), poke_interval=0.1)
-        names = {
-            each.map_index: each.rendered_map_index
-            for each in run._dag_run.get_task_instances()
-            if each.task_id == "wait_for_jobs"
-        }
-        assert names == {0: "two", 1: "one"}
+        assert run.map_names == {"wait_for_jobs[0]": "two", "wait_for_jobs[1]": "one"}
 
 
 class TestAlertWhenJobFails:

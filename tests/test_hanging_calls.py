@@ -13,9 +13,9 @@ import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from fakes import TaskInstance, first_event
 from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, describe, error, job_arn
 
 from airflow_provider_personalize_segments import connections
@@ -48,27 +48,6 @@ def answer_of(parameters):
     """Return what the job's name asks for: it hangs, drips, or is ACTIVE."""
     name = (parameters.get("batchSegmentJobArn") or parameters.get("jobName", "")).rpartition("/")[2]
     return {"hangs": HANGS, "drips": DRIPS}.get(name.partition("-")[0], describe(name))
-
-
-async def first_event(trigger):
-    async for event in trigger.run():
-        return event.payload
-
-
-class TaskInstance(SimpleNamespace):
-    """As much of Airflow's as the tasks look at."""
-
-    def __init__(self):
-        super().__init__(
-            dag_id="dag", task_id="task", run_id="run", map_index=-1, try_number=1, max_tries=0, xcoms={}
-        )
-        self.start_date = datetime.now(UTC)
-
-    def xcom_push(self, key, value):
-        self.xcoms[key] = value
-
-    def xcom_pull(self, **_):
-        return None
 
 
 class TestTriggerer:

@@ -14,6 +14,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     ReadTimeoutError,
 )
+from botocore.httpsession import where
 
 from airflow_provider_personalize_segments.errors import (
     ConnectionNotFoundError,
@@ -24,6 +25,7 @@ from airflow_provider_personalize_segments.hooks import PersonalizeHook, is_tran
 from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind
 
 ONE_TRY = {"retries": {"total_max_attempts": 1}}
+BUNDLE = where()
 EMPTY_ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/none"
 
 
@@ -248,10 +250,10 @@ class TestWithoutRetries:
         assert hook.conn.meta.region_name == "ap-south-1"
         assert hook.conn.meta.config.read_timeout == 7
         assert hook.verify is False
-        own = PersonalizeHook("other", "eu-west-1", "/ca.pem", {"read_timeout": 9}).without_retries()
+        own = PersonalizeHook("other", "eu-west-1", BUNDLE, {"read_timeout": 9}).without_retries()
         assert own.conn.meta.region_name == "eu-west-1"
         assert own.conn.meta.config.read_timeout == 9
-        assert own.verify == "/ca.pem"
+        assert own.verify == BUNDLE
 
     def test_the_hook_itself_keeps_botocores(self, personalize):
         hook = PersonalizeHook(config={"read_timeout": 9})
@@ -301,7 +303,7 @@ class TestIdentity:
         extra = {"region_name": "ap-south-1", "config_kwargs": {"read_timeout": 7}}
         monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({"conn_type": "aws", "extra": extra}))
         client = PersonalizeHook(
-            "other", region_name="eu-west-1", verify="/ca.pem", config={"read_timeout": 9}
+            "other", region_name="eu-west-1", verify=BUNDLE, config={"read_timeout": 9}
         ).conn
         assert client.meta.region_name == "eu-west-1"
         assert client.meta.config.read_timeout == 9

@@ -209,10 +209,10 @@ class TestFaults:
         fast, slow = add_jobs(2)
         receive = local_personalize.receive
 
-        def throttle_one(operation, parameters, region_name):
+        def throttle_one(operation, parameters, *more):
             if parameters["batchSegmentJobArn"] == slow:
                 local_personalize.faults.throttle(times=1)
-            return receive(operation, parameters, region_name)
+            return receive(operation, parameters, *more)
 
         local_personalize.receive = throttle_one
 

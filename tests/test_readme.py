@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 
 import boto3
 import pytest
-from airflow_database import migrate
 from documents import DOCS, DOCUMENTS, PROJECT, README, all_blocks, blocks, name_of, section
 
 from airflow_provider_personalize_segments import (
@@ -31,6 +30,7 @@ from airflow_provider_personalize_segments import (
 )
 from airflow_provider_personalize_segments.creating import requests, steps
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.testing.airflow_database import put_database
 from airflow_provider_personalize_segments.waiting import verdicts
 
 PERMISSIONS = section((DOCS / "operating.md").read_text(), "Permissions")
@@ -117,7 +117,7 @@ def airflow_commands(document):
 @pytest.mark.parametrize("document", [each for each in DOCUMENTS if airflow_commands(each)], ids=name_of)
 def test_airflow_takes_the_commands(document, tmp_path):
     environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path)}
-    migrate(tmp_path, environment)
+    put_database(tmp_path / "airflow.db")
     for command in airflow_commands(document):
         subprocess.run(
             [sys.executable, "-m", *shlex.split(command)], check=True, timeout=120, env=environment

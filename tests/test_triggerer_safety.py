@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
+from fakes import first_event
 from scripted_endpoint import describe, error, job_arn
 
 from airflow_provider_personalize_segments import connections
@@ -21,11 +22,6 @@ from airflow_provider_personalize_segments.waiting import trigger
 from airflow_provider_personalize_segments.waiting.poller import JobPoller, shared_poller
 
 ARN = job_arn("weekly")
-
-
-async def first_event(trigger):
-    async for event in trigger.run():
-        return event.payload
 
 
 def wait(number=1, **options):

@@ -35,6 +35,8 @@ class DagRunResult:
     task by ``task[0]``, ``task[1]`` and so on."""
     errors: Mapping[str, BaseException]
     """What each task that failed raised, by the same names."""
+    map_names: Mapping[str, str]
+    """The names that ``map_index_template`` gave to instances of mapped tasks, by the same names."""
     _xcoms: Mapping[tuple[str, int], Mapping[str, Any]] = field(repr=False)
 
     @property
@@ -106,6 +108,11 @@ def run_dag(
             state=str(dag_run.state),
             states=states,
             errors={name: error for name, error in errors.items() if states.get(name) == "failed"},
+            map_names={
+                _name(each.task_id, each.map_index): str(each.rendered_map_index)
+                for each in instances
+                if each.rendered_map_index is not None
+            },
             _xcoms={(each.task_id, each.map_index): _read_xcoms(each) for each in instances},
         )
 
