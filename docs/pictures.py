@@ -41,12 +41,7 @@ WIDTH, MAX_WIDTH = 1200, 1400
 COLORS = 256
 PATIENCE = 600.0
 """Seconds until waiting for anything is given up."""
-TRIES = range(1, 4)
-"""On a slow machine a job may be over before anything waits for it, so that the next one has to do."""
 FAILURE = "PersonalizeJobFailedError: "
-ITEMS = ["b1042", "b2177", "b3301"]
-MAX_LINES = 500
-"""Of an input file, with the recipe of the example's solution version; one more, and the job fails."""
 
 
 class Airflow:
@@ -68,9 +63,9 @@ class Airflow:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
-    def trigger(self, dag_id: str, run_id: str, conf: dict[str, Any] | None = None) -> str:
+    def trigger(self, dag_id: str, run_id: str) -> str:
         """Start a run of a DAG and return where it is, for :meth:`states` and for the browser."""
-        body = {"dag_run_id": run_id, "logical_date": None, "conf": conf or {}}
+        body = {"dag_run_id": run_id, "logical_date": None, "conf": {}}
         self.ask(f"/api/v2/dags/{dag_id}/dagRuns", body)
         return f"dags/{dag_id}/runs/{run_id}"
 
@@ -92,10 +87,9 @@ class Airflow:
         """Tell whether a task's log names a job."""
         return ":batch-segment-job/" in self.log(run, task_id)
 
-    def has_settled(self, run: str, task_id: str) -> bool:
-        """Tell whether a task's instances are over or deferred, and one of them has failed."""
-        states = set(self.states(run, task_id))
-        return "failed" in states and states <= {"success", "failed", "deferred"}
+    def has_state(self, run: str, task_id: str, state: str) -> bool:
+        """Tell whether one of a task's instances is in a state."""
+        return state in self.states(run, task_id)
 
 
 def wait_for(what: str, is_there: Callable[..., bool], *arguments: Any) -> None:
@@ -159,52 +153,29 @@ class Camera:
         print(f"{path.name}: {shown.width} x {shown.height}, {path.stat().st_size:,} bytes", flush=True)
 
 
-def create_job(airflow: Airflow, run_id: str, items: list[str]) -> str:
-    """Start a run that creates a job, and return where it is once the job exists."""
-    run = airflow.trigger("create_segment_job", run_id, {"items": items})
-    wait_for(f"{run} creates its job", airflow.has_asked, run, "create_job")
-    return run
-
-
-def start_waiting(airflow: Airflow) -> str:
-    """Return a run whose sensor waits for a job that will fail."""
-    for number in TRIES:
-        create_job(airflow, f"too-many-items-{number}", [f"b{each}" for each in range(MAX_LINES + 1)])
-        run = airflow.trigger("wait_for_segment_job", f"weekly-{number}")
-        wait_for(f"{run} asks about the job", airflow.has_asked, run, "wait_for_job")
-        if airflow.states(run, "wait_for_job") == ["running"]:
-            return run
-    sys.exit("No sensor waited: each job was over before the sensor began.")
-
-
-def start_waiting_for_all(airflow: Airflow) -> str:
-    """Return a run whose mapped sensor waits for a job, beside others that are over, well or not."""
-    for number in TRIES:
-        create_job(airflow, f"monthly-{number}", ITEMS)
-        run = airflow.trigger("wait_for_all_segment_jobs", f"all-{number}")
-        wait_for(f"{run} asks about all jobs", airflow.has_settled, run, "wait_for_jobs")
-        if "deferred" in airflow.states(run, "wait_for_jobs"):
-            return run
-    sys.exit("No mapped sensor waited: each job was over before the sensors began.")
-
-
 def take_all(airflow: Airflow, camera: Camera) -> None:
     """Let the example DAGs run, and take each picture when there is something to see."""
-    waiting = start_waiting(airflow)
-    camera.open(f"{waiting}/tasks/wait_for_job", ":batch-segment-job/")
+    failing = airflow.trigger("alert_when_job_fails", "weekly")
+
+    waiting = airflow.trigger("wait_for_segment_job", "weekly")
+    wait_for("a sensor asks about its job", airflow.has_asked, waiting, "wait_for_job")
+    camera.open(f"{waiting}/tasks/wait_for_job", "The job is ")
     camera.take("waiting", 560)
 
-    wait_for("the sensor fails", airflow.has_settled, waiting, "wait_for_job")
-    camera.open(f"{waiting}/tasks/wait_for_job", FAILURE)
-    camera.page.get_by_text(FAILURE).first.click()  # closes the traceback
-    camera.take("failed", 800)
-
-    created = create_job(airflow, "weekly", ITEMS)
+    created = airflow.trigger("create_segment_job", "weekly")
+    wait_for("a task creates its job", airflow.has_asked, created, "create_job")
     camera.open(f"{created}/tasks/create_job/details", "Job output in S3")
     camera.take("links", 560)
 
-    camera.open(f"{start_waiting_for_all(airflow)}/tasks/wait_for_jobs/mapped", "Deferred")
-    camera.take("mapped-wait", 760, MAX_WIDTH)
+    mapped = airflow.trigger("wait_for_all_segment_jobs", "weekly")
+    wait_for("mapped sensors wait", airflow.has_state, mapped, "wait_for_jobs", "deferred")
+    camera.open(f"{mapped}/tasks/wait_for_jobs/mapped", "Deferred")
+    camera.take("mapped-wait", 560, MAX_WIDTH)
+
+    wait_for("a sensor's job fails", airflow.has_state, failing, "wait_for_job", "failed")
+    camera.open(f"{failing}/tasks/wait_for_job", FAILURE)
+    camera.page.get_by_text(FAILURE).first.click()  # closes the traceback
+    camera.take("failed", 800)
 
 
 def main(python: str) -> None:
