@@ -147,18 +147,11 @@ class PersonalizeTask(BaseOperator):
 
     @cached_property
     def _bounded_hook(self) -> PersonalizeHook:
-        """The hook for calls that are bounded, which has read its connection and has its client."""
-        hook = self._make_bounded_hook()
-        self._make_client(hook, self.call_limit)
-        return hook
-
-    def _make_bounded_hook(self) -> PersonalizeHook:
-        """Return a hook for calls that are bounded, which repeats nothing by itself."""
-        return self.hook.with_limit(self.call_limit).without_retries().fixed()
-
-    def _make_client(self, hook: PersonalizeHook, seconds: float) -> None:
-        """Make the client ahead: on a busy machine that takes seconds, which are not the first call's."""
+        """The hook for bounded calls, which has read its connection and repeats nothing by itself."""
         from airflow_provider_personalize_segments.bounded_calls import call_within
 
+        hook = self.hook.with_limit(self.call_limit).without_retries().fixed()
+        # Making the client takes a busy machine seconds, which are not to count as the first call's.
         with suppress(Exception):  # raised again by the call, in words
-            call_within(seconds, partial(hook.make_client, self.arn_region))
+            call_within(self.call_limit, partial(hook.make_client, self.arn_region))
+        return hook

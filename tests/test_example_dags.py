@@ -139,6 +139,8 @@ class TestWaitForSegmentJob:
         assert "the first of them" not in capsys.readouterr().out
 
 
+# To render `map_index_template`, Airflow 2.11 hands on all of its context, of which it warns by itself.
+@pytest.mark.filterwarnings("ignore:Accessing .* from the template is deprecated")
 class TestWaitForAllSegmentJobs:
     PATH = EXAMPLES / "wait_for_all_segment_jobs.py"
 

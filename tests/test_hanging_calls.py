@@ -271,28 +271,23 @@ class TestWorker:
         assert not task.poke({}).is_done
         assert len(endpoint.calls) == 1
 
-    def test_a_link_costs_seconds_though_credentials_hang(self, serve, monkeypatch):
+    def test_credentials_that_hang_hold_up_no_other_connection(self, serve, monkeypatch):
         endpoint = serve(describe("weekly"))
-        connection = json.loads(endpoint.connection)
-        script = "import time; time.sleep(60)"
-        process = f"{sys.executable} -c '{script}'"
-        config = f"[profile slow]\ncredential_process = {process}\nregion = us-east-1\n"
         path = Path(os.environ["AIRFLOW_HOME"]) / "slow-credentials"
-        path.write_text(config)
+        process = f"{sys.executable} -c 'import time; time.sleep(20)'"
+        path.write_text(f"[profile slow]\ncredential_process = {process}\nregion = us-east-1\n")
         monkeypatch.setenv("AWS_CONFIG_FILE", str(path))
-        extra = connection["extra"] | {"profile_name": "slow"}
-        slow = {"conn_type": "aws", "extra": extra}
-        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(slow))
-        task = PersonalizeCreateBatchSegmentJobOperator(
-            task_id="create",
-            solution_version_arn=SOLUTION_VERSION_ARN,
-            role_arn="arn:aws:iam::123456789012:role/r",
-            input_path="s3://shop/in/",
-            output_path="s3://shop/out/",
-        )
+        extra = json.loads(endpoint.connection)["extra"] | {"profile_name": "slow"}
+        monkeypatch.setenv("AIRFLOW_CONN_SLOW", json.dumps({"conn_type": "aws", "extra": extra}))
+        slow = PersonalizeHook("slow").fixed()
+        threading.Thread(target=slow.make_client, args=(None,), daemon=True).start()
         start = time.monotonic()
-        task._push_links({"ti": TaskInstance()}, {"solutionVersionArn": SOLUTION_VERSION_ARN})
-        assert time.monotonic() - start <= 3 + BUSY_MACHINE
+        while slow._making.acquire(blocking=False):  # until the thread makes its client
+            slow._making.release()
+            assert time.monotonic() - start < 10
+        assert PersonalizeHook().describe_job(job_arn("weekly"))["status"] == "ACTIVE"
+        assert time.monotonic() - start <= 10
+        assert slow._clients == {}
 
     def test_a_link_costs_a_second(self, serve):
         endpoint = serve(

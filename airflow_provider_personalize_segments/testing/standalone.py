@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -193,13 +194,19 @@ def _run(home: Path, speed: float) -> None:
             sys.exit(f"airflow standalone ended with {process.returncode}; see {log}.")
 
 
+_is_stopping = threading.Event()
+
+
 def _tell(text: str) -> None:
+    if _is_stopping.is_set():
+        return  # nobody watches the world any more
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
 
 
 def _stop(number: int, frame: FrameType | None) -> Never:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # being impatient must not leave half of it running
+    _is_stopping.set()
     print("\nStopping ...", flush=True)
     raise KeyboardInterrupt
 

@@ -23,12 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_personalize_segments.airflow_compat import Context
-    from airflow_provider_personalize_segments.hooks import PersonalizeHook
     from airflow_provider_personalize_segments.waiting.pace import Pace
     from airflow_provider_personalize_segments.waiting.verdicts import Reporter, Verdict
 
-LINK_CLIENT_LIMIT = 2.0
-"""Seconds that making the client for a link may take; where credentials hang, it takes for ever."""
 DEFERRAL_TIMEOUT_MARGIN = timedelta(minutes=5)
 """How long after the trigger's own deadline Airflow gives up on a triggerer."""
 
@@ -99,20 +96,12 @@ class JobWaitingTask(PersonalizeTask):
         if not self._has_links:
             self._has_links = True  # also when that fails, as it would the next time
             try:
-                hook = self._link_hook()
+                hook = self._bounded_hook
             except Exception as error:
                 # Calls about the job tell of it, too, where it matters.
                 self.log.warning("The links to the AWS console could not be made: %s", error)
             else:
                 push_links(context, hook, job, self.log)
-
-    def _link_hook(self) -> PersonalizeHook:
-        """Return the hook that asks for a link, with its client, which takes two seconds at most."""
-        if "_bounded_hook" in self.__dict__:
-            return self._bounded_hook
-        hook = self._make_bounded_hook()
-        self._make_client(hook, LINK_CLIENT_LIMIT)
-        return hook
 
     def _result(self, context: Context, job: dict[str, Any] | None) -> Any:
         """Return what the task returns when its job is ACTIVE."""
