@@ -104,7 +104,8 @@ def wait_for(what: str, is_there: Callable[..., bool], *arguments: Any) -> None:
 @contextlib.contextmanager
 def run_airflow(python: str, folder: str) -> Iterator[Airflow]:
     """Run ``make airflow`` in a folder of its own, until the block ends."""
-    command = [python, "-m", "airflow_provider_personalize_segments.testing.standalone"]
+    # Absolute, as it runs in another folder; not resolved, as a link tells Python its environment.
+    command = [str(Path(python).absolute()), "-m", "airflow_provider_personalize_segments.testing.standalone"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
