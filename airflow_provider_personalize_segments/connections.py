@@ -148,29 +148,21 @@ class SharedConnection:
         :returns: a task with its answer, or with the error of the call or of reading the Airflow connection
         """
         call = self.loop.create_task(self._call(ask), context=Context())
-        give_back = _once(self._free.release)
+        place = contextlib.ExitStack()
+        place.callback(self._free.release)
 
         def make_room() -> None:
             if self._slow_calls < MAX_SLOW_CALLS:
+                place.close()
                 self._slow_calls += 1
-                give_back()
-                no_longer_slow.append(_once(self._end_slow_call))
+                place.callback(self._end_slow_call)
 
-        def give_up() -> None:
-            end_slow()
-            give_back()
-
-        def end_slow() -> None:
-            for each in no_longer_slow:
-                each()
-
-        no_longer_slow: list[Callable[[], None]] = []
         timer = self.loop.call_later(SLOW_CALL, make_room)
-        self._give_up_late(call, give_up)
+        self._give_up_late(call, place)
 
         def end(call: asyncio.Task[Answer]) -> None:
             timer.cancel()
-            give_up()
+            place.close()
             _retrieve(call)
 
         call.add_done_callback(end)
@@ -179,15 +171,15 @@ class SharedConnection:
     def _end_slow_call(self) -> None:
         self._slow_calls -= 1
 
-    def _give_up_late(self, call: asyncio.Task[Any], give_up: Callable[[], None]) -> None:
-        """Let others have the thread of a call that does not end, which gets one of its own instead."""
+    def _give_up_late(self, call: asyncio.Task[Any], place: contextlib.ExitStack) -> None:
+        """Let another call have the place of one that does not end, and a thread of its own."""
 
         def add_thread() -> None:
             if self._given_up_calls < MAX_GIVEN_UP_CALLS:
                 self._given_up_calls += 1
                 self._threads.change_size(1)
                 call.add_done_callback(take_thread)
-                give_up()
+                place.close()
 
         def take_thread(_: asyncio.Task[Any]) -> None:
             self._given_up_calls -= 1
@@ -209,13 +201,11 @@ class SharedConnection:
 
         async def call_in_turn() -> Answer:
             await self._suspects.acquire()
-            give_back = _once(self._suspects.release)
-            try:
+            with contextlib.ExitStack() as place:
+                place.callback(self._suspects.release)
                 begun()
-                self._give_up_late(call, give_back)
+                self._give_up_late(call, place)
                 return await self._call(ask)
-            finally:
-                give_back()
 
         call = self.loop.create_task(call_in_turn(), context=Context())
         call.add_done_callback(lambda _: begun())
@@ -346,17 +336,6 @@ class ConnectionPart(ABC):
                 await self._wake.wait()
         except TimeoutError:
             pass
-
-
-def _once(function: Callable[[], object]) -> Callable[[], None]:
-    """Return a function that calls another the first time, and does nothing after that."""
-    calls = iter([function])
-
-    def call() -> None:
-        for each in calls:
-            each()
-
-    return call
 
 
 def _retrieve(call: asyncio.Task[Any]) -> None:

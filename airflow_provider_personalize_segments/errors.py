@@ -1,8 +1,8 @@
 """All our exceptions: what happened, in fields, and what to do about it, in words.
 
 Every message begins with what happened and why, because Airflow's log view shows its first words beside the
-name of the error. It goes on with what to do, and ends with the job or the call that it is about. All of them
-are a :class:`PersonalizeError`, too.
+name of the error. The message goes on with what to do, and ends with the job or the call that it is about.
+All errors are a :class:`PersonalizeError`, too.
 
 ::
 

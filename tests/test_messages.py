@@ -291,10 +291,11 @@ class TestReporter:
         log = Log()
         until = datetime(2026, 12, 2, 2, 41, 2, tzinfo=UTC)
         Reporter(log, ARN).begin("in the triggerer", 60.0, until)
-        Reporter(log, ARN).begin("on this worker", 5.0, None, grows=True)
+        Reporter(log, ARN).begin("on this worker", 90.0, None, grows=True)
         assert log.lines == [
             f"Waiting in the triggerer for {ARN}: asking AWS every 1 min, until 2026-12-02 02:41:02 UTC.",
-            f"Waiting on this worker for {ARN}: asking AWS ever more rarely, at first every 5 s, until it is "
+            f"Waiting on this worker for {ARN}: asking AWS ever more rarely, at first every 90 s, until it "
+            f"is "
             "over.",
         ]
 

@@ -218,9 +218,8 @@ class CreateBatchJobOperator(JobCreatingTask):
         record = TaskRecord(context, self.log)
         if self.job_name is None and self._written["job_name"] is not None:
             raise ValueError(
-                f"{self.source_of('job_name')} is None: the XCom that it comes from is empty. Leave "
-                f"job_name out to "
-                "derive it from the task."
+                f"{self.source_of('job_name')} is None: the XCom that it comes from is empty. Leave job_name "
+                "out to derive it from the task."
             )
         name = read_job_name(self._render_text("job_name", str, context), self.source_of("job_name"))
         plan = Plan(self.kind, name or "", self.build_request(context))

@@ -147,8 +147,8 @@ class Reporter:
             where,
             self._subject,
             "ever more rarely, at first " if grows else "",
-            show_seconds(interval),
-            "it is over" if until is None else f"{until:%Y-%m-%d %H:%M:%S} UTC",
+            f"{interval:g} s" if interval % 60 else show_seconds(interval),
+            "it is over" if until is None else f"{until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
         )
 
     def tell(self, verdict: Verdict) -> None:
