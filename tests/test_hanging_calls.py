@@ -273,21 +273,36 @@ class TestWorker:
 
     def test_credentials_that_hang_hold_up_no_other_connection(self, serve, monkeypatch):
         endpoint = serve(describe("weekly"))
-        path = Path(os.environ["AIRFLOW_HOME"]) / "slow-credentials"
-        process = f"{sys.executable} -c 'import time; time.sleep(20)'"
-        path.write_text(f"[profile slow]\ncredential_process = {process}\nregion = us-east-1\n")
-        monkeypatch.setenv("AWS_CONFIG_FILE", str(path))
+        home = Path(os.environ["AIRFLOW_HOME"])
+        released = home / "released"
+        process = home / "slow_credentials.py"
+        process.write_text(
+            "import json, pathlib, time\n"
+            f"while not pathlib.Path({str(released)!r}).exists():\n"
+            "    time.sleep(0.1)\n"
+            "print(json.dumps({'Version': 1, 'AccessKeyId': 'late', 'SecretAccessKey': 'late'}))\n"
+        )
+        config = home / "slow-credentials"
+        config.write_text(
+            f"[profile slow]\ncredential_process = {sys.executable} {process}\nregion = us-east-1\n"
+        )
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
         extra = json.loads(endpoint.connection)["extra"] | {"profile_name": "slow"}
         monkeypatch.setenv("AIRFLOW_CONN_SLOW", json.dumps({"conn_type": "aws", "extra": extra}))
         slow = PersonalizeHook("slow").fixed()
-        threading.Thread(target=slow.make_client, args=(None,), daemon=True).start()
-        start = time.monotonic()
-        while slow._making.acquire(blocking=False):  # until the thread makes its client
-            slow._making.release()
-            assert time.monotonic() - start < 10
-        assert PersonalizeHook().describe_job(job_arn("weekly"))["status"] == "ACTIVE"
-        assert time.monotonic() - start <= 10
-        assert slow._clients == {}
+        thread = threading.Thread(target=slow.make_client, args=(None,))
+        thread.start()
+        try:
+            start = time.monotonic()
+            while slow._making.acquire(blocking=False):  # until the thread makes its client
+                slow._making.release()
+                assert time.monotonic() - start < 10
+            assert PersonalizeHook().describe_job(job_arn("weekly"))["status"] == "ACTIVE"
+            assert slow._clients == {}
+        finally:
+            released.touch()
+            thread.join()
+        assert slow.describe_job(job_arn("weekly"))["status"] == "ACTIVE"
 
     def test_a_link_costs_a_second(self, serve):
         endpoint = serve(

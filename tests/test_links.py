@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import re
+from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -27,6 +28,7 @@ from airflow_provider_personalize_segments.links import (
     push_links,
 )
 from airflow_provider_personalize_segments.provider_info import get_provider_info
+from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 from airflow_provider_personalize_segments.testing import LocalPersonalize
 
 GROUP_ARN = "arn:aws:personalize:us-east-1:123456789012:dataset-group/shop"
@@ -312,3 +314,30 @@ class TestPush:
         assert not has_links({"ti": ti})
         push(hook, job, ti)
         assert has_links({"ti": ti})
+
+
+class TestOfADeferredSensor:
+    """Which pushes links before it defers, or at its end."""
+
+    @pytest.mark.parametrize(
+        ("number", "keys"),
+        [(0, {CONSOLE_KEY, OUTPUT_KEY}), (1, {CONSOLE_KEY, OUTPUT_KEY}), (2, set())],
+        ids=["an answer at once", "an answer to the second call", "no answer"],
+    )
+    def test_are_there_when_one_of_two_calls_is_answered(self, local, number, keys):
+        version = local.add_solution_version("linked", dataset_group="shop")
+        arn = local.add_job(
+            BatchJobKind.SEGMENT, "weekly", solution_version_arn=version, status="CREATE IN_PROGRESS"
+        )
+        if number:
+            local.faults.throttle(number, operation="DescribeBatchSegmentJob")
+        task = PersonalizeBatchSegmentJobSensor(
+            task_id="wait", job_arn=arn, deferrable=True, poke_interval=0.1
+        )
+        ti = TaskInstance()
+        ti.start_date, ti.try_number = datetime.now(UTC), 1
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - Airflow's TaskDeferred is no Exception
+            task.execute({"ti": ti})
+        assert type(caught.value).__name__ == "TaskDeferred"
+        assert [each.operation for each in local.calls].count("DescribeBatchSegmentJob") == min(number + 1, 2)
+        assert set(ti.xcoms) == keys

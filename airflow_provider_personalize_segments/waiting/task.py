@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.waiting.pace import Pace
     from airflow_provider_personalize_segments.waiting.verdicts import Reporter, Verdict
 
+PAUSE_BEFORE_SECOND_QUESTION = 2.0
+"""Seconds, on the worker, when AWS did not answer the first one."""
 DEFERRAL_TIMEOUT_MARGIN = timedelta(minutes=5)
 """How long after the trigger's own deadline Airflow gives up on a triggerer."""
 
@@ -132,6 +134,19 @@ class JobWaitingTask(PersonalizeTask):
     def _poke_and_defer(self, context: Context, deadline: datetime | None = None) -> Any:
         try:
             result = self.poke(context)
+            if deadline is None and not self._has_links:
+                # Without an answer there are no links, and a deferred task gets none before it ends.
+                time.sleep(
+                    max(
+                        0.0,
+                        min(
+                            self.pace.interval,
+                            PAUSE_BEFORE_SECOND_QUESTION,
+                            seconds_until(self._deadline(context)),
+                        ),
+                    )
+                )
+                result = self.poke(context)
         except Exception as error:
             self._end(error)
         else:

@@ -28,7 +28,7 @@ from airflow_provider_personalize_segments.testing.ports import hold_port
 
 IS_AIRFLOW_3 = not airflow.__version__.startswith("2.")
 SECONDS_TO_STOP = 5.0
-PATIENCE = 300.0
+PATIENCE = 600.0
 """Seconds until waiting for anything is given up; a machine that others use, too, is slow."""
 
 
@@ -172,11 +172,12 @@ class RunningAirflow:
             ended = process.poll() is not None and self.processes.get(name) is process  # not killed by us
             assert not ended, f"airflow {name} ended with {process.returncode}"
 
-    def wait_until(self, condition: Callable[[], Any], what: str) -> None:
+    def wait_until(self, condition: Callable[[], Any], what: str | Callable[[], str]) -> None:
         deadline = time.monotonic() + PATIENCE
         while not condition():
             self.check_alive()
-            assert time.monotonic() < deadline, f"Not within {PATIENCE:.0f} s: {what}"
+            if time.monotonic() >= deadline:
+                raise AssertionError(f"Not within {PATIENCE:.0f} s: {what() if callable(what) else what}")
             time.sleep(0.3)
 
     # --- What its database, its tasks and its logs say --------------------------------------------
