@@ -58,17 +58,19 @@ def test_the_dag_is_short_and_airflow_runs_it(run_dag, local_personalize, monkey
     assert "Segments are in s3://example-bucket/output/" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("block", blocks("python", (DOCS / "testing.md").read_text()))
-def test_the_guide_to_testing_does_what_it_says(block, tmp_path):
-    """Each of its blocks is a test module of a user's; pytest runs it on its own."""
+def test_the_guide_to_testing_does_what_it_says(tmp_path):
+    """Each of its blocks is a test module of a user's; one run, as Airflow starts slowly."""
     (tmp_path / "conftest.py").write_text(
         'pytest_plugins = ["airflow_provider_personalize_segments.testing.fixtures"]\n'
     )
-    (tmp_path / "test_block.py").write_text(block)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    found = blocks("python", (DOCS / "testing.md").read_text())
+    for number, block in enumerate(found):
+        (tmp_path / f"test_block_{number}.py").write_text(block)
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"\b\d+ passed", done.stdout)
+    passed = set(re.findall(r"test_block_(\d+)\.py::\S+ PASSED", done.stdout))
+    assert passed == {str(number) for number in range(len(found))}, done.stdout
 
 
 @pytest.mark.parametrize("policy", blocks("json", PERMISSIONS))
