@@ -221,7 +221,7 @@ class SharedConnection:
             return await self.loop.run_in_executor(self._threads, ask, hook)
         except PersonalizeRequestError as error:
             # The hook is loaded by now.
-            from airflow_provider_personalize_segments.hooks import are_credentials_refused
+            from airflow_provider_personalize_segments.aws_errors import are_credentials_refused
 
             if not are_credentials_refused(error):
                 raise

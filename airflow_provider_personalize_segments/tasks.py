@@ -129,8 +129,8 @@ class PersonalizeTask(BaseOperator):
         :raises TimeoutError: when there is no answer in time
         """
         # Not at the top: only a task that runs needs threads, and a hook.
+        from airflow_provider_personalize_segments.aws_errors import are_credentials_refused
         from airflow_provider_personalize_segments.bounded_calls import OneCall
-        from airflow_provider_personalize_segments.hooks import are_credentials_refused
 
         if self._one_call is None:
             self._one_call = OneCall()

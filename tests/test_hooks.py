@@ -16,12 +16,13 @@ from botocore.exceptions import (
 )
 from botocore.httpsession import where
 
+from airflow_provider_personalize_segments.aws_errors import is_transient
 from airflow_provider_personalize_segments.errors import (
     ConnectionNotFoundError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
 )
-from airflow_provider_personalize_segments.hooks import PersonalizeHook, is_transient
+from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind
 
 ONE_TRY = {"retries": {"total_max_attempts": 1}}

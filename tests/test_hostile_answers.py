@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, describe, error, job_arn
 
-from airflow_provider_personalize_segments import hooks
+from airflow_provider_personalize_segments import aws_errors
 from airflow_provider_personalize_segments.errors import (
     PersonalizeJobFailedError,
     PersonalizeRequestError,
@@ -154,7 +154,7 @@ class TestUnreadable:
     def test_codes_hold_all_that_botocore_repeats(self):
         throttled = standard.ThrottledRetryableChecker._THROTTLED_ERROR_CODES
         transient = standard.TransientRetryableChecker._TRANSIENT_ERROR_CODES
-        assert {*throttled, *transient} <= hooks._TRANSIENT_CODES
+        assert {*throttled, *transient} <= aws_errors._TRANSIENT_CODES
 
 
 class TestOddMembers:

@@ -7,7 +7,7 @@ import re
 import boto3
 import pytest
 
-from airflow_provider_personalize_segments import hooks
+from airflow_provider_personalize_segments import aws_errors
 from airflow_provider_personalize_segments.arns import JOB_NAME_PATTERN, MAX_ARN_LENGTH
 from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, KNOWN_STATUSES, BatchJobKind
 
@@ -110,7 +110,7 @@ def test_the_errors_are_the_ones_we_judge(model, kind):
         "TooManyTagsException",
     }
     modelled = {name for operation in operations(kind).values() for name in errors(model, operation)}
-    assert modelled & hooks._TRANSIENT_CODES == {"LimitExceededException", "ResourceInUseException"}
+    assert modelled & aws_errors._TRANSIENT_CODES == {"LimitExceededException", "ResourceInUseException"}
 
 
 def test_names_and_arns_have_the_limits_we_check(model, kind):
