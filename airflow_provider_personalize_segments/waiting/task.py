@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PAUSE_BEFORE_SECOND_QUESTION = 2.0
 """Seconds, on the worker, when AWS did not answer the first one."""
+LAST_QUESTION = 3.0
+"""Seconds that a question may take even when the time is nearly over: a busy worker needs some."""
 DEFERRAL_TIMEOUT_MARGIN = timedelta(minutes=5)
 """How long after the trigger's own deadline Airflow gives up on a triggerer."""
 
@@ -85,7 +87,7 @@ class JobWaitingTask(PersonalizeTask):
         """Ask in a thread that is given up when AWS does not answer in time."""
         from airflow_provider_personalize_segments.waiting.verdicts import ask, make_silence
 
-        limit = min(self.call_limit, max(1.0, seconds_until(self._deadline(context))))
+        limit = min(self.call_limit, max(LAST_QUESTION, seconds_until(self._deadline(context))))
         try:
             return self.call_within(
                 limit, lambda hook: ask(hook, self.awaited_arn, is_created=self._has_created)
