@@ -9,6 +9,7 @@ All errors are a :class:`PersonalizeError`, too.
     AirflowFailException            Airflow fails the task at once: trying again cannot help
     ├── PersonalizeJobFailedError   the job ended in CREATE FAILED
     ├── PersonalizeJobExistsError   the name is taken, by a job that cannot be adopted
+    ├── S3RefusedError              S3 refused to list or to hand out input or output
     ├── PersonalizeRequestError     AWS refused the request for good
     ├── ConnectionNotFoundError     the Airflow connection does not exist
     └── InvalidParameterError       a parameter's value cannot be right; also a ValueError
@@ -17,6 +18,7 @@ All errors are a :class:`PersonalizeError`, too.
     └── PersonalizeNoSlotError      no job could be created in time
     RuntimeError                    Airflow retries the task
     ├── PersonalizeNewJobFailedError  the job that the task created failed; a retry creates another
+    ├── S3UnavailableError          S3 did not answer properly; it may the next time
     ├── PersonalizeUnavailableError AWS did not answer properly; it may the next time
     └── TriggerFailedError          waiting in the triggerer went wrong; the job goes on
 """
@@ -202,6 +204,34 @@ class PersonalizeNoSlotError(_PicklableError, AirflowSensorTimeout):
             f"Not created when the timeout of {timeout:g} s was over: {why}. Clear the task to try again. "
             f"{_name_job(job_arn)}"
         )
+
+
+class _ObjectError(_PicklableError):
+    """
+    An object or a folder in S3 that cannot be read.
+
+    :param reason: what happened, and why
+    :param advice: what to do about it
+    :param path: the object's or the folder's path, ``s3://bucket/key``
+    :param offset: how many bytes of the object were read before; ``None`` when it is about no byte
+    """
+
+    def __init__(self, reason: str, advice: str, path: str, offset: int | None = None) -> None:
+        self.reason = reason = clean_text(reason, MAX_REASON_LENGTH)
+        self.advice = advice
+        self.path = path = clean_text(path, MAX_REASON_LENGTH)
+        self.offset = offset
+        self.fields = (reason, advice, path, offset)
+        place = path if offset is None else f"{path}, byte {offset}"
+        super().__init__(f"{reason.rstrip('. ')}. {advice} ({place})")
+
+
+class S3RefusedError(_ObjectError, AirflowFailException):
+    """S3 refused to list or hand out what a task asked for, and would again, so it is not retried."""
+
+
+class S3UnavailableError(_ObjectError, RuntimeError):
+    """S3 did not answer properly, or an object changed while it was read; a retry may read it."""
 
 
 class TriggerFailedError(PersonalizeError, RuntimeError):
