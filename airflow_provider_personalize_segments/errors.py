@@ -9,6 +9,8 @@ All errors are a :class:`PersonalizeError`, too.
     AirflowFailException            Airflow fails the task at once: trying again cannot help
     ├── PersonalizeJobFailedError   the job ended in CREATE FAILED
     ├── PersonalizeJobExistsError   the name is taken, by a job that cannot be adopted
+    ├── PersonalizeInputError       the job's input cannot be right; nothing was created
+    ├── PersonalizeOutputError      the job's output is not there as a whole, or too much of it is errors
     ├── S3RefusedError              S3 refused to list or to hand out input or output
     ├── PersonalizeRequestError     AWS refused the request for good
     ├── ConnectionNotFoundError     the Airflow connection does not exist
@@ -149,6 +151,54 @@ class PersonalizeJobExistsError(_PicklableError, AirflowFailException):
                 "another job_name, or set if_exists to 'adopt' or 'new'."
             )
         super().__init__(f"{text} {_name_job(job_arn, status)}")
+
+
+class PersonalizeInputError(_PicklableError, AirflowFailException):
+    """
+    Personalize would refuse a job's input, after a while; nothing was created, and the task is not retried.
+
+    :param problem: what is wrong, in a sentence
+    :param advice: what to do about it
+    :param path: the file or the folder, ``s3://bucket/key``
+    """
+
+    def __init__(self, problem: str, advice: str, path: str) -> None:
+        self.problem = problem = clean_text(problem, MAX_REASON_LENGTH)
+        self.advice = advice
+        self.path = path = clean_text(path, MAX_REASON_LENGTH)
+        self.fields = (problem, advice, path)
+        super().__init__(f"{problem.rstrip('. ')}. Nothing was created. {advice} ({path})")
+
+
+class PersonalizeOutputError(_PicklableError, AirflowFailException):
+    """
+    The job is ACTIVE, and its output is not what a later task can use; the task is not retried.
+
+    :param job_arn: the job's ARN
+    :param problem: what is wrong, in a sentence
+    :param records: how many records were read
+    :param errors: how many of them have an error
+    :param first_errors: the first errors, each with its file and line
+    """
+
+    def __init__(
+        self,
+        job_arn: str,
+        problem: str,
+        records: int = 0,
+        errors: int = 0,
+        first_errors: Sequence[str] = (),
+    ) -> None:
+        self.job_arn = job_arn
+        self.problem = problem = clean_text(problem, MAX_REASON_LENGTH)
+        self.records, self.errors = records, errors
+        self.first_errors = tuple(clean_text(each, MAX_REASON_LENGTH) for each in first_errors)
+        self.fields = (job_arn, problem, records, errors, list(self.first_errors))
+        said = f" {'; '.join(each.rstrip('. ') for each in self.first_errors)}." if self.first_errors else ""
+        super().__init__(
+            f"{problem.rstrip('. ')}.{said} The job is ACTIVE all the same: correct its input, and create "
+            f"another job. {_name_job(job_arn)}"
+        )
 
 
 class PersonalizeJobTimeoutError(_PicklableError, AirflowSensorTimeout):

@@ -6,7 +6,7 @@ import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
@@ -183,6 +183,57 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
 
         return self._call("DescribeSolutionVersion", solution_version_arn, region, describe)
 
+    def describe_filter(self, filter_arn: str) -> dict[str, Any]:
+        """
+        Return the filter of that ARN, as Describe gives it, times as ``datetime``.
+
+        :param filter_arn: the filter's ARN
+        :raises ValueError: when it is no ARN, or in another region than the hook's
+
+        .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_DescribeFilter.html
+        """
+        parts = filter_arn.split(":", 5)
+        if len(parts) < 6:
+            raise ValueError(f"Expected the ARN of a filter, got {show(filter_arn)}.")
+        region = resolve_region(self._region_name, parts[3] or None)
+
+        def describe(client: PersonalizeClient) -> dict[str, Any]:
+            found: dict[str, Any] = _member(client.describe_filter(filterArn=filter_arn), "filter")
+            return found
+
+        return self._call("DescribeFilter", filter_arn, region, describe)
+
+    def check_input(self, kind: BatchJobKind, **request: Any) -> dict[str, int]:
+        """
+        Read the input of a job in S3, and refuse what Personalize would refuse after the job has run a while.
+
+        :param kind: ``BatchJobKind.SEGMENT`` or ``BatchJobKind.INFERENCE``
+        :param request: the members of the Create request, as for :meth:`create_job`; of these,
+            ``solutionVersionArn``, ``jobInput``, ``filterArn`` and ``batchInferenceJobMode`` matter
+        :returns: how many ``files``, ``bytes`` and ``records`` the job would read
+        :raises PersonalizeInputError: when the input cannot be right; it names the object and the line
+        :raises ValueError: when ``solutionVersionArn`` or ``filterArn`` is no such ARN
+
+        .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/batch-data-upload.html
+        """
+        # Not at the top: only this needs them.
+        from airflow_provider_personalize_segments.output.inputs import check_input, find_placeholders
+
+        version = parse_solution_version_arn(request.get("solutionVersionArn"), source="solutionVersionArn")
+        placeholders: frozenset[str] = frozenset()
+        if request.get("filterArn"):
+            expression = self.describe_filter(request["filterArn"]).get("filterExpression")
+            placeholders = find_placeholders(str(expression or ""))
+        region = resolve_region(self._region_name, version) or self.region_name
+        with closing(self.make_s3_client(str(region))) as client:
+            return check_input(
+                client,
+                request["jobInput"]["s3DataSource"]["path"],
+                kind,
+                placeholders=placeholders,
+                has_themes=request.get("batchInferenceJobMode") == "THEME_GENERATION",
+            )
+
     def create_job(self, kind: BatchJobKind, **request: Any) -> str:
         """
         Create a batch job and return its ARN.
@@ -269,6 +320,19 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
         :param region_name: the AWS region; ``None`` means the hook's own
         """
         self._client_in(region_name)
+
+    def make_s3_client(self, region_name: str) -> Any:
+        """
+        Return a new boto3 client for S3, with the connection's credentials and settings; close it.
+
+        :param region_name: the AWS region, which is the job's: Personalize reads and writes no other
+        """
+        return self.get_session(region_name=region_name).client(
+            "s3",
+            endpoint_url=self.conn_config.get_service_endpoint_url("s3"),
+            config=self.config,
+            verify=self.verify,
+        )
 
     def close(self) -> None:
         """Close the connections of its clients; the hook makes new clients when it is used again."""

@@ -141,6 +141,24 @@ def read_seconds(value: object, source: str) -> float | None:
     return seconds
 
 
+def read_share(value: object, source: str) -> float | None:
+    """
+    Return a share, from 0.0 (none) to 1.0 (all); ``None`` and empty text stay ``None``.
+
+    :param value: a number, or text that is one
+    :param source: where the value came from, for the error message
+    """
+    if value is None or value == "":
+        return None
+    try:
+        share = float(str(value).strip())
+    except ValueError:
+        share = -1.0
+    if isinstance(value, bool) or not 0 <= share <= 1:
+        raise ValueError(f"{source}: {show(value)} is not a share. Expected a number from 0.0 to 1.0.")
+    return share
+
+
 def read_choice(value: object, choices: Sequence[str], source: str) -> str | None:
     """
     Return one of some words; ``None`` and empty text are ``None``.

@@ -45,6 +45,10 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
     :param job_arn: the ARN of the job
     :param deferrable: whether to wait in the triggerer instead of on a worker, in every ``mode``; the
         default is ``[operators] default_deferrable``. Every other parameter means the same there.
+    :param max_error_rate: the largest share of records with an error that the job's output may hold, 0.0
+        to 1.0. Once the job is ACTIVE, the worker reads the output in S3, and the task fails with
+        :class:`~.errors.PersonalizeOutputError` when the share is larger, or when a file is missing, empty,
+        old or cut off. ``None`` (the default) means not to look
     :param kwargs: the connection parameters of :class:`~.tasks.PersonalizeTask`, and everything that
         Airflow's ``BaseSensorOperator`` takes: ``mode`` (``poke`` or ``reschedule``), ``poke_interval`` and
         ``timeout`` in seconds, ``exponential_backoff``, ``max_wait``, ``soft_fail``, ``silent_fail``,
@@ -53,7 +57,7 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_DescribeBatchSegmentJob.html
     """
 
-    template_fields: Sequence[str] = ("job_arn", "deferrable", *CONNECTION_FIELDS)
+    template_fields: Sequence[str] = ("job_arn", "deferrable", "max_error_rate", *CONNECTION_FIELDS)
     _named_otherwise: ClassVar[Mapping[str, str]] = {
         "poll_interval": "write poke_interval, in seconds",
         "waiter_delay": "write poke_interval, in seconds",
@@ -69,6 +73,7 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
         *,
         job_arn: str,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        max_error_rate: float | str | None = None,
         aws_conn_id: str | None = "aws_default",
         region_name: str | None = None,
         verify: bool | str | None = None,
@@ -84,6 +89,7 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
         )
         self.job_arn = job_arn
         self.deferrable = deferrable
+        self.max_error_rate = max_error_rate
 
     @property
     def arn_region(self) -> str:
@@ -115,6 +121,7 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
         with self.told_failure():
             with fail_on_invalid_parameters():
                 deferrable = read_bool(self.deferrable, self.source_of("deferrable"))
+                _ = self.error_limit
             _ = self.hook  # raises what is wrong outside poke, where soft_fail and never_fail would hide it
             return self._poke_and_defer(context) if deferrable else self._poke_until_done(context)
 

@@ -191,6 +191,29 @@ class TestAlertWhenJobFails:
         )
 
 
+class TestCheckSegments:
+    PATH = EXAMPLES / "check_segments.py"
+
+    def test_reports_good_output(self, start_job, run_dag):
+        run = run_dag(self.PATH, start_job(BatchJobKind.SEGMENT), poke_interval=0.1)
+        assert run.states == {"wait_for_job": "success", "report": "success"}
+        assert run.xcom("report") == "5 segments in 1 files, 0 with an error"
+
+    def test_stays_shut_when_too_many_records_have_an_error(self, start_job, run_dag):
+        conf = start_job(BatchJobKind.SEGMENT)
+        s3 = boto3.session.Session("x", "x", region_name="us-east-1").client(
+            "s3", endpoint_url=start_job.local.endpoint_url
+        )
+        # The job reads its input when it ends.
+        (key,) = (each["Key"] for each in s3.list_objects_v2(Bucket="demo-bucket")["Contents"])
+        s3.put_object(Bucket="demo-bucket", Key=key, Body=b'{"itemId": "b1042"}\n{"itemId": ""}\n')
+        run = run_dag(self.PATH, conf, poke_interval=0.1)
+        assert run.states == {"wait_for_job": "failed", "report": "upstream_failed"}
+        assert "1 of 2 records have an error, more than max_error_rate 0.05 allows" in str(
+            run.errors["wait_for_job"]
+        )
+
+
 class TestWaitForInferenceJob:
     PATH = EXAMPLES / "wait_for_inference_job.py"
 

@@ -10,6 +10,7 @@ import socketserver
 import threading
 from pathlib import Path
 
+import boto3
 import pytest
 from scripted_endpoint import Answer, ScriptedEndpoint, describe, error
 
@@ -59,6 +60,7 @@ with DAG("parity", schedule=None, default_args={"retries": 0}) as dag:
                 job_arn=f"arn:aws:personalize:us-east-1:123456789012:batch-segment-job/{mode}-{option}",
                 poke_interval=0.1,
                 timeout=TIMEOUT,
+                max_error_rate=MAX_ERROR_RATE,
                 botocore_config={"retries": {"total_max_attempts": 1}},
                 **({"deferrable": True} if mode == "deferrable" else {"mode": mode, "deferrable": False}),
                 **({} if option == "plain" else {option: True}),
@@ -120,6 +122,7 @@ class Scene:
     status = "CREATE IN_PROGRESS"
     sensor = "Sensor"
     timeout = 120.0
+    max_error_rate = None
 
     def __init__(self, local):
         self.local = local
@@ -153,6 +156,24 @@ class ActiveAtOnce(Scene):
 class ActiveLater(Scene):
     def after(self, arn, calls):
         if calls == 3:
+            self.local.set_status(arn, "ACTIVE")
+
+
+class ActiveWithoutOutput(Scene):
+    """The later look at S3 is the same in every mode, too: there is no output, though it was asked for."""
+
+    status = "CREATE IN_PROGRESS"
+    max_error_rate = 0.5
+
+    def __init__(self, local):
+        super().__init__(local)
+        session = boto3.session.Session("testing", "testing", region_name="us-east-1")
+        client = session.client("s3", endpoint_url=local.endpoint_url)
+        client.create_bucket(Bucket="example-bucket")
+        client.close()
+
+    def after(self, arn, calls):
+        if calls == 2:
             self.local.set_status(arn, "ACTIVE")
 
 
@@ -321,6 +342,7 @@ class Crash(Scene):
 MATRIX = {
     "ACTIVE at once": (ActiveAtOnce, SUCCESS),
     "ACTIVE later": (ActiveLater, SUCCESS),
+    "ACTIVE, with `max_error_rate` and without output": (ActiveWithoutOutput, FINAL),
     "CREATE FAILED at once": (Failed, FINAL),
     "CREATE FAILED later": (FailedLater, FINAL),
     "not over in time": (Overdue, OVERDUE),
@@ -361,6 +383,7 @@ def test_every_mode_ends_alike(happening, run_dag, monkeypatch):
                         failure_reason="Invalid S3 input path",
                     )
         constants = f"MODES, OPTIONS, TIMEOUT = {MODES}, {OPTIONS}, {scene.timeout}\n"
+        constants += f"MAX_ERROR_RATE = {scene.max_error_rate}\n"
         try:
             run = run_dag(constants + DAG.replace("SENSOR(", f"{scene.sensor}("))
         finally:

@@ -83,7 +83,7 @@ def test_the_policies_allow_what_exists(policy):
             if service == "personalize":
                 assert operation in client.meta.service_model.operation_names
             else:
-                assert action == "iam:PassRole"
+                assert action in ("iam:PassRole", "s3:ListBucket", "s3:GetObject")
 
 
 def test_the_policies_together_allow_what_the_hook_calls():
@@ -92,7 +92,7 @@ def test_the_policies_together_allow_what_the_hook_calls():
         operation
         for kind in jobs.BATCH_JOB_KINDS
         for operation in (kind.describe_operation, kind.list_operation, kind.create_operation)
-    } | {"DescribeSolutionVersion", "TagResource"}
+    } | {"DescribeFilter", "DescribeSolutionVersion", "TagResource"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
@@ -184,6 +184,20 @@ def messages():
     yield str(errors.PersonalizeJobFailedError(arn, "CREATE FAILED", "why"))
     yield str(errors.PersonalizeJobExistsError(arn, "ACTIVE", ["numResults is 7 instead of 25"]))
     yield str(errors.PersonalizeJobExistsError(arn, "ACTIVE"))
+    for problem in (
+        "7 of 8 records have an error, more than max_error_rate 0.5 allows",
+        "2 of 3 output files are missing: s3://shop/out/a.json.out",
+        "1 of 3 output files is older than the job: s3://shop/out/a.json.out",
+        "s3://shop/out/a.json.out is cut off in the middle of a record, in line 2",
+    ):  # test_checking.py produces them
+        yield str(errors.PersonalizeOutputError(arn, problem))
+    for problem in (
+        "Line 3 of the input is wrong: it is not UTF-8",
+        "No object is there, so the job would have no input",
+        "The path is a prefix, and the job would read s3://shop/in_old/a.json, too",
+        "The file holds more than 500 records, which is all that a job takes with itemId",
+    ):  # test_inputs.py produces them
+        yield str(errors.PersonalizeInputError(problem, "Correct the input.", "s3://shop/in/a.json"))
     yield str(errors.PersonalizeNoSlotError(arn, "LimitExceededException", 60))
     paths = {"jobInput": {"s3DataSource": {"path": "s3://shop/in"}}}
     paths["jobOutput"] = {"s3DataDestination": {"path": "s3://shop/out/"}}

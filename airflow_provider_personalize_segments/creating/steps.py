@@ -47,6 +47,11 @@ class JobCreatingTask(JobWaitingTask):
 
     @property
     @abstractmethod
+    def may_check_input(self) -> bool:
+        """Whether to read the input before a job is created."""
+
+    @property
+    @abstractmethod
     def may_defer(self) -> bool:
         """Whether to wait in the triggerer."""
 
@@ -97,7 +102,12 @@ class JobCreatingTask(JobWaitingTask):
                 )
             wanted, record = self.find_wanted(context)
             deadline = self._deadline(context)
-            _ = self.may_wait, self.may_defer
+            _ = self.may_defer, self.may_check_input
+            if self.error_limit is not None and not self.may_wait:
+                raise ValueError(
+                    f"{self.source_of('max_error_rate')}: it needs wait_for_completion=True, as there is no "
+                    "output before the job is ACTIVE. Leave it out, or give it to the sensor that waits."
+                )
         for warning in find_path_warnings(wanted.plan.request):
             self.log.warning(warning)
         return self._go_on(context, self._have_job(context, wanted, record, deadline), deadline)
@@ -134,6 +144,8 @@ class JobCreatingTask(JobWaitingTask):
                 # Nothing is decided, so there is nothing that the triggerer could do.
                 self._pause(wanted.plan, Attempt(reason=str(error)), pauses, deadline)
         self._plan = plan
+        if job is None:
+            self._check_input(plan)
         # Without a record, `fail` cannot tell the task's own job by an explicit name.
         record.keep(plan, is_needed=not wanted.is_own and wanted.if_exists == FAIL)
         if job is not None:
@@ -154,6 +166,12 @@ class JobCreatingTask(JobWaitingTask):
             self._pause(plan, attempt, pauses, deadline)
         self._judge(attempt, plan, wanted, record)
         return attempt
+
+    def _check_input(self, plan: Plan) -> None:
+        """Read the input of a job that is to be created, when ``check_input`` asks for it."""
+        if self.may_check_input:
+            counts = self.hook.check_input(plan.kind, **plan.request)
+            self.log.info("The input holds %(records)d records in %(files)d files, %(bytes)d bytes.", counts)
 
     def _judge(self, attempt: Attempt, plan: Plan, wanted: Wanted, record: TaskRecord) -> None:
         """Judge a job that exists without an answer to Create; one that failed ends this try."""
@@ -263,7 +281,10 @@ class JobCreatingTask(JobWaitingTask):
         state = classify_status((attempt.job or {}).get("status"))
         if state is JobState.FAILED:
             raise self._job_failure(context, attempt.job or {})
-        if state is JobState.ACTIVE or not self.may_wait:
+        if not self.may_wait:
+            return arn
+        if state is JobState.ACTIVE:
+            self.check_output(context, attempt.job or {})
             return arn
         if self.may_defer:
             self._defer(context, deadline)
@@ -288,8 +309,9 @@ class JobCreatingTask(JobWaitingTask):
         if job and self.do_xcom_push:
             context["ti"].xcom_push(key=JOB_KEY, value=job)
 
-    def _result(self, context: Context, job: dict[str, Any] | None) -> str:
+    def _result(self, context: Context, job: dict[str, Any]) -> str:
         self._push_job(context, job)
+        super()._result(context, job)
         return self.awaited_arn
 
     def _job_failure(self, context: Context, job: dict[str, Any]) -> Exception:

@@ -65,6 +65,12 @@ class CreateBatchJobOperator(JobCreatingTask):
     :param if_exists: what to do when a job has the explicit ``job_name`` and is not the task's own:
         ``adopt`` (the default) it if it is the same in everything but tags, and fail otherwise; ``fail``;
         or create a ``new`` one, under that name with a few characters behind it that are the task's alone
+    :param check_input: whether to read the input in S3 before the job is created, and to fail with
+        :class:`~.errors.PersonalizeInputError` on what Personalize would refuse; ``False`` unless given
+    :param max_error_rate: the largest share of records with an error that the job's output may hold, 0.0
+        to 1.0. Once the job is ACTIVE, the worker reads the output in S3, and the task fails with
+        :class:`~.errors.PersonalizeOutputError` when the share is larger, or when a file is missing, empty,
+        old or cut off. ``None`` (the default) means not to look. It needs ``wait_for_completion``
     :param wait_for_completion: whether to wait until the job is ACTIVE, ``True`` unless given. ``False``
         never does, however ``deferrable`` is set; a slot is waited for all the same
     :param deferrable: whether to wait in the triggerer instead of on a worker; the default is
@@ -90,6 +96,8 @@ class CreateBatchJobOperator(JobCreatingTask):
         "output_kms_key_arn",
         "tags",
         "if_exists",
+        "check_input",
+        "max_error_rate",
         "wait_for_completion",
         "deferrable",
         "poll_interval",
@@ -120,6 +128,8 @@ class CreateBatchJobOperator(JobCreatingTask):
         output_kms_key_arn: str | None = None,
         tags: dict[str, str] | None = None,
         if_exists: str = "adopt",
+        check_input: bool = False,
+        max_error_rate: float | str | None = None,
         wait_for_completion: bool = True,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float | str | timedelta = 60,
@@ -148,6 +158,8 @@ class CreateBatchJobOperator(JobCreatingTask):
         self.output_kms_key_arn = output_kms_key_arn
         self.tags = tags
         self.if_exists = if_exists
+        self.check_input = check_input
+        self.max_error_rate = max_error_rate
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poll_interval = poll_interval
@@ -234,6 +246,11 @@ class CreateBatchJobOperator(JobCreatingTask):
     def may_wait(self) -> bool:
         """What ``wait_for_completion`` says."""
         return read_bool(self.wait_for_completion, self.source_of("wait_for_completion"))
+
+    @property
+    def may_check_input(self) -> bool:
+        """What ``check_input`` says."""
+        return read_bool(self.check_input, self.source_of("check_input"))
 
     @property
     def may_defer(self) -> bool:

@@ -58,6 +58,7 @@ class BatchJobsBackend(PersonalizeBackend):
         self.settings = settings
         self.url_module: Any = urls
         self.solution_versions: dict[str, SolutionVersion] = {}
+        self.filters: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, BatchJob] = {}
         self._listings: defaultdict[tuple[str, str | None], list[BatchJob]] = defaultdict(list)
         self._tags: dict[str, dict[str, str]] = {}
@@ -99,6 +100,37 @@ class BatchJobsBackend(PersonalizeBackend):
             created=read_clock(),
         )
         return arn
+
+    def add_filter(self, name: str, expression: str, dataset_group: str) -> str:
+        """
+        Add a filter, or give the one that is there another expression.
+
+        :param name: name of the filter
+        :param expression: its expression
+        :param dataset_group: name of its dataset group
+        """
+        arn, now = self._arn(f"filter/{name}"), read_clock()
+        self.filters[arn] = {
+            "name": name,
+            "filterArn": arn,
+            "creationDateTime": now,
+            "lastUpdatedDateTime": now,
+            "datasetGroupArn": self._arn(f"dataset-group/{dataset_group}"),
+            "filterExpression": expression,
+            "status": ACTIVE_STATUS,
+        }
+        return arn
+
+    def describe_filter(self, arn: str) -> dict[str, Any]:
+        """
+        Return a filter as the API does.
+
+        :param arn: ARN of the filter
+        :raises ResourceNotFoundException: when it was not added
+        """
+        if arn not in self.filters:
+            raise ResourceNotFoundException(arn)
+        return self.filters[arn]
 
     def describe_solution_version(self, arn: str) -> dict[str, Any]:
         """

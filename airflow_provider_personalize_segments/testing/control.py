@@ -168,6 +168,28 @@ class PersonalizeControl:
             backend = self.backend(region_name, account_id)
             return backend.add_solution_version(name, recipe, dataset_group, status)
 
+    def add_filter(
+        self,
+        name: str,
+        expression: str,
+        region_name: str = DEFAULT_REGION,
+        dataset_group: str = "demo",
+        account_id: str | None = None,
+    ) -> str:
+        """
+        Add a filter and return its ARN; ``check_input`` asks for its expression.
+
+        Jobs take the ARN of any filter, added or not, and no filter changes their output.
+
+        :param name: name of the filter
+        :param expression: its expression, such as ``INCLUDE UserID WHERE Users.PLAN IN ($PLANS)``
+        :param region_name: the region it is in
+        :param dataset_group: name of its dataset group
+        :param account_id: the account it is in, if not :attr:`account_id`
+        """
+        with self.hold():
+            return self.backend(region_name, account_id).add_filter(name, expression, dataset_group)
+
     def add_job(
         self,
         kind: BatchJobKind | Literal["segment", "inference"],

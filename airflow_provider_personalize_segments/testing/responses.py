@@ -121,12 +121,18 @@ class BatchJobsResponse(PersonalizeResponse):
         )
         return json.dumps({kind.jobs_member: summaries, **({"nextToken": token} if token else {})})
 
-    # --- Solution versions and tags ---------------------------------------------------------------
+    # --- Solution versions, filters and tags ---------------------------------------------------------
 
     def describe_solution_version(self) -> str:
         """Describe a solution version."""
         version = self.personalize_backend.describe_solution_version(self._parameters()["solutionVersionArn"])
         return json.dumps({"solutionVersion": version})
+
+    def describe_filter(self) -> str:
+        """Describe a filter."""
+        return json.dumps(
+            {"filter": self.personalize_backend.describe_filter(self._parameters()["filterArn"])}
+        )
 
     def list_tags_for_resource(self) -> str:
         """List a resource's tags."""

@@ -12,11 +12,12 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeJobFailedError,
     PersonalizeJobTimeoutError,
     TriggerFailedError,
+    fail_on_invalid_parameters,
     load_error,
 )
 from airflow_provider_personalize_segments.jobs import JobState
 from airflow_provider_personalize_segments.links import LINKS, has_links, push_links
-from airflow_provider_personalize_segments.parameters import MAX_SECONDS, read_verify
+from airflow_provider_personalize_segments.parameters import MAX_SECONDS, read_share, read_verify
 from airflow_provider_personalize_segments.tasks import PersonalizeTask
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.waiting.pace import Pace
     from airflow_provider_personalize_segments.waiting.verdicts import Reporter, Verdict
 
+COUNTS_KEY = "counts"
+"""The XCom that holds the counts of a job's output, once it was read."""
 PAUSE_BEFORE_SECOND_QUESTION = 2.0
 """Seconds, on the worker, when AWS did not answer the first one."""
 LAST_QUESTION = 3.0
@@ -40,6 +43,7 @@ class JobWaitingTask(PersonalizeTask):
     operator_extra_links = LINKS
     _has_created = False
     _has_links = False
+    max_error_rate: float | str | None = None
     _reporter: Reporter | None = None
 
     @property
@@ -81,7 +85,8 @@ class JobWaitingTask(PersonalizeTask):
             raise self._job_failure(context, verdict.job or {})
         self._report().tell(verdict)
         done = verdict.state is JobState.ACTIVE
-        return PokeReturnValue(is_done=done, xcom_value=self._result(context, verdict.job) if done else None)
+        result = self._result(context, verdict.job or {}) if done else None
+        return PokeReturnValue(is_done=done, xcom_value=result)
 
     def _ask(self, context: Context) -> Verdict:
         """Ask in a thread that is given up when AWS does not answer in time."""
@@ -107,9 +112,34 @@ class JobWaitingTask(PersonalizeTask):
             else:
                 push_links(context, hook, job, self.log)
 
-    def _result(self, context: Context, job: dict[str, Any] | None) -> Any:
-        """Return what the task returns when its job is ACTIVE."""
+    def _result(self, context: Context, job: dict[str, Any]) -> Any:
+        """Return what the task returns when its job is ACTIVE, and its output good enough."""
+        self.check_output(context, job)
         return job
+
+    @property
+    def error_limit(self) -> float | None:
+        """What ``max_error_rate`` says."""
+        return read_share(self.max_error_rate, self.source_of("max_error_rate"))
+
+    def check_output(self, context: Context, job: Mapping[str, Any]) -> None:
+        """
+        Read the output of a job that is ACTIVE, when ``max_error_rate`` asks for it, and tell its counts.
+
+        :param context: the task's context
+        :param job: the job as Describe gives it
+        :raises PersonalizeOutputError: when the output is not there as a whole, or too much of it is errors
+        """
+        with fail_on_invalid_parameters():
+            limit = self.error_limit
+        if limit is None:
+            return
+        # Not at the top: only a task that reads output needs it.
+        from airflow_provider_personalize_segments.output.checking import check_output
+
+        summary = check_output(self.hook, self.awaited_arn, job, limit, self.log)
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key=COUNTS_KEY, value=summary)
 
     def _job_failure(self, context: Context, job: dict[str, Any]) -> Exception:
         """Return what the task raises when its job failed."""
