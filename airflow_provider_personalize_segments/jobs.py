@@ -26,6 +26,8 @@ class BatchJobKind:
     :param jobs_member: the member of a List page that holds the summaries
     :param arn_member: the member that holds a job's ARN, in requests, responses, jobs and summaries
     :param create_only_members: members of the Create request that the other kind does not have
+    :param input_records: what a record of input may be, by recipe: its members, and how many of these a file
+        may hold
     :param result_members: members of an output record's ``output`` that may hold its results; the first is
         the one seen in real output, the others are documented
 
@@ -48,6 +50,7 @@ class BatchJobKind:
     jobs_member: str
     arn_member: str
     create_only_members: tuple[str, ...]
+    input_records: tuple[tuple[tuple[str, ...], int], ...]
     result_members: tuple[str, ...]
 
     # A plain class, as making a named tuple of so many names takes longer than all else in this module.
@@ -92,6 +95,7 @@ BatchJobKind.SEGMENT = BatchJobKind(
     jobs_member="batchSegmentJobs",
     arn_member="batchSegmentJobArn",
     create_only_members=(),
+    input_records=((("itemId",), 500), (("itemAttributes",), 10)),
     result_members=("usersList", "recommendedUsers"),
 )
 BatchJobKind.INFERENCE = BatchJobKind(
@@ -108,6 +112,11 @@ BatchJobKind.INFERENCE = BatchJobKind(
     jobs_member="batchInferenceJobs",
     arn_member="batchInferenceJobArn",
     create_only_members=("batchInferenceJobConfig", "batchInferenceJobMode", "themeGenerationConfig"),
+    input_records=(
+        (("userId",), 50_000_000),
+        (("itemId",), 50_000_000),
+        (("userId", "itemList"), 50_000_000),
+    ),
     result_members=("recommendedItems",),
 )
 BATCH_JOB_KINDS = (BatchJobKind.SEGMENT, BatchJobKind.INFERENCE)

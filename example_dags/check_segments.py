@@ -47,7 +47,7 @@ with DAG(
     @task
     def report(counts: dict[str, Any]) -> str:
         """Say how good the output is."""
-        said = f"{counts['records']} segments in {counts['files']} files, {counts['errors']} with an error"
+        said = f"{counts['records']} segments, {counts['errors']} of them with an error"
         print(said, *counts["firstErrors"], sep="\n", flush=True)
         return said
 

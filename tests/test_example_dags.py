@@ -197,7 +197,7 @@ class TestCheckSegments:
     def test_reports_good_output(self, start_job, run_dag):
         run = run_dag(self.PATH, start_job(BatchJobKind.SEGMENT), poke_interval=0.1)
         assert run.states == {"wait_for_job": "success", "report": "success"}
-        assert run.xcom("report") == "5 segments in 1 files, 0 with an error"
+        assert run.xcom("report") == "5 segments, 0 of them with an error"
 
     def test_stays_shut_when_too_many_records_have_an_error(self, start_job, run_dag):
         conf = start_job(BatchJobKind.SEGMENT)

@@ -171,7 +171,7 @@ class JobCreatingTask(JobWaitingTask):
         """Read the input of a job that is to be created, when ``check_input`` asks for it."""
         if self.may_check_input:
             counts = self.hook.check_input(plan.kind, **plan.request)
-            self.log.info("The input holds %(records)d records in %(files)d files, %(bytes)d bytes.", counts)
+            self.log.info("The input is good: %(records)d records in %(bytes)d bytes.", counts)
 
     def _judge(self, attempt: Attempt, plan: Plan, wanted: Wanted, record: TaskRecord) -> None:
         """Judge a job that exists without an answer to Create; one that failed ends this try."""

@@ -129,7 +129,8 @@ def check_output(
 
 def _read(client: Any, job_arn: str, outputs: list[S3Object], log: Log) -> OutputSummary:
     summary = OutputSummary(len(outputs), sum(each.size for each in outputs))
-    log.info("Reading the job's output: %d files, %s.", summary.files, _size(summary.size))
+    files = "1 file" if summary.files == 1 else f"{summary.files} files"
+    log.info("Reading the job's output: %s, %s.", files, _size(summary.size))
     read, told = 0, time.monotonic()
     for each in outputs:
         last: RecordPart | None = None
@@ -166,26 +167,24 @@ def find_outputs(client: Any, job_arn: str, job: Mapping[str, Any]) -> list[S3Ob
     :param job: the job as Describe gives it
     :raises PersonalizeOutputError: when one is missing, empty, or older than the job
     """
-    created = _created(job)
-    input_path = str(job.get("jobInput", {}).get("s3DataSource", {}).get("path"))
-    output_path = str(job.get("jobOutput", {}).get("s3DataDestination", {}).get("path"))
+    created = _find_creation(job_arn, job)
+    input_path = _find_path(job_arn, job, "jobInput", "s3DataSource")
+    output_path = _find_path(job_arn, job, "jobOutput", "s3DataDestination")
     bucket, prefix = split_path(output_path)
     found = {each.key: each for each in list_objects(client, output_path) if each.key.endswith(".out")}
     expected = [
         f"{prefix}{posixpath.basename(each.key)}.out"
         for each in list_objects(client, input_path)
-        if not each.key.endswith("/") and (created is None or each.last_modified <= created)
+        if not each.key.endswith("/") and each.last_modified <= created
     ]
     if not expected:
-        expected = [each.key for each in found.values() if created is None or each.last_modified >= created]
+        expected = [each.key for each in found.values() if each.last_modified >= created]
         if not expected:
             raise PersonalizeOutputError(job_arn, f"No output of the job is under {output_path}")
     outputs = {key: found.get(key) for key in dict.fromkeys(expected)}
     problems = {
         "missing": [key for key, each in outputs.items() if each is None],
-        "older than the job": [
-            key for key, each in outputs.items() if each and created and each.last_modified < created
-        ],
+        "older than the job": [key for key, each in outputs.items() if each and each.last_modified < created],
         "empty": [key for key, each in outputs.items() if each and not each.size],
     }
     for problem, keys in problems.items():
@@ -199,13 +198,27 @@ def find_outputs(client: Any, job_arn: str, job: Mapping[str, Any]) -> list[S3Ob
     return [each for each in outputs.values() if each]
 
 
-def _created(job: Mapping[str, Any]) -> datetime | None:
+def _find_creation(job_arn: str, job: Mapping[str, Any]) -> datetime:
     """Return when the job was created, in whole seconds: S3 tells no more of when a file was written."""
     created = job.get("creationDateTime")
-    if created is None:
-        return None
-    moment = created if isinstance(created, datetime) else datetime.fromisoformat(str(created))
+    try:
+        moment = created if isinstance(created, datetime) else datetime.fromisoformat(str(created))
+    except ValueError:
+        raise PersonalizeOutputError(
+            job_arn, f"Old output cannot be told from new: the job's creationDateTime is {show(created)}"
+        ) from None
     return moment.replace(microsecond=0)
+
+
+def _find_path(job_arn: str, job: Mapping[str, Any], *members: str) -> str:
+    path: Any = job
+    for name in (*members, "path"):
+        path = path.get(name) if isinstance(path, Mapping) else None
+    try:
+        split_path(str(path))
+    except ValueError as error:
+        raise PersonalizeOutputError(job_arn, f"The job's {members[0]} cannot be read: {error}") from None
+    return str(path)
 
 
 def _size(size: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 from airflow_provider_personalize_segments.errors import PersonalizeInputError
@@ -39,14 +39,6 @@ class RecordShape(NamedTuple):
     lines: int
 
 
-SHAPES: Mapping[str, tuple[RecordShape, ...]] = {
-    "segment": (RecordShape(("itemId",), 500), RecordShape(("itemAttributes",), 10)),
-    "inference": (
-        RecordShape(("userId",), 50_000_000),
-        RecordShape(("itemId",), 50_000_000),
-        RecordShape(("userId", "itemList"), 50_000_000),
-    ),
-}
 THEMES = RecordShape(("itemId",), 100)
 """Of a job that generates themes."""
 
@@ -84,7 +76,8 @@ def check_input(
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/batch-data-upload.html
     """
     files = find_files(client, path)
-    checker = _Checker((THEMES,) if has_themes else SHAPES[kind.name], frozenset(placeholders))
+    shapes = [THEMES] if has_themes else [RecordShape(*each) for each in kind.input_records]
+    checker = _Checker(shapes, frozenset(placeholders))
     for each in files:
         checker.check_file(each, read_object(client, each))
     return {"files": len(files), "bytes": sum(each.size for each in files), "records": checker.records}
@@ -130,7 +123,7 @@ def find_files(client: Any, path: str) -> list[S3Object]:
 class _Checker:
     """Reads one file after the other; the first record says what all others are to be."""
 
-    def __init__(self, shapes: tuple[RecordShape, ...], placeholders: frozenset[str]) -> None:
+    def __init__(self, shapes: Sequence[RecordShape], placeholders: frozenset[str]) -> None:
         self._shapes = shapes
         self._placeholders = placeholders
         self._shape: RecordShape | None = None

@@ -138,7 +138,7 @@ class JobWaitingTask(PersonalizeTask):
         from airflow_provider_personalize_segments.output.checking import check_output
 
         summary = check_output(self.hook, self.awaited_arn, job, limit, self.log)
-        if self.do_xcom_push:
+        if self.do_xcom_push and "ti" in context:
             context["ti"].xcom_push(key=COUNTS_KEY, value=summary)
 
     def _job_failure(self, context: Context, job: dict[str, Any]) -> Exception:

@@ -235,6 +235,36 @@ class TestRefusals:
             "s3://example-bucket/output/a.json.out is cut off in the middle of a record, in line 2."
         )
 
+    @pytest.mark.parametrize(
+        ("changed", "words"),
+        [
+            (
+                {"creationDateTime": None},
+                "Old output cannot be told from new: the job's creationDateTime is None.",
+            ),
+            (
+                {"creationDateTime": "soon"},
+                "Old output cannot be told from new: the job's creationDateTime is 'so",
+            ),
+            ({"jobOutput": None}, "The job's jobOutput cannot be read: 'None' is no path in S3."),
+            (
+                {"jobOutput": {"s3DataDestination": []}},
+                "The job's jobOutput cannot be read: 'None' is no path",
+            ),
+            (
+                {"jobInput": {"s3DataSource": {"path": "https://shop/in"}}},
+                "The job's jobInput cannot be read: 'https://shop/in' is no path in S3.",
+            ),
+        ],
+    )
+    def test_a_job_that_does_not_say_where_or_when(self, put, replace_input, add_job, changed, words):
+        replace_input("input/a.json")
+        put({"output/a.json.out": lines(GOOD)})
+        arn, hook = add_job(), PersonalizeHook()
+        with pytest.raises(PersonalizeOutputError) as caught:
+            check_output(hook, arn, hook.describe_job(arn) | changed, 1.0, log)
+        assert str(caught.value).startswith(words)
+
     def test_no_file_at_all(self, s3, refused):
         assert refused().startswith("No output of the job is under s3://example-bucket/output/.")
 

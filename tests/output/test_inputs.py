@@ -15,7 +15,7 @@ from airflow_provider_personalize_segments.errors import PersonalizeInputError, 
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.output import inputs
-from airflow_provider_personalize_segments.output.inputs import _Checker, find_placeholders
+from airflow_provider_personalize_segments.output.inputs import RecordShape, _Checker, find_placeholders
 from airflow_provider_personalize_segments.output.objects import S3Object
 
 SEGMENT, INFERENCE = BatchJobKind.SEGMENT, BatchJobKind.INFERENCE
@@ -58,7 +58,8 @@ def check(local_personalize, put):
 
 def check_file(content, kind=SEGMENT, placeholders=(), piece=7):
     """Check a file without S3, in pieces of so many bytes."""
-    checker = _Checker(inputs.SHAPES[kind.name], frozenset(placeholders))
+    shapes = [RecordShape(*each) for each in kind.input_records]
+    checker = _Checker(shapes, frozenset(placeholders))
     file = S3Object(BUCKET, "input/a.json", len(content), '"tag"', datetime.now(UTC))
     checker.check_file(file, [content[at : at + piece] for at in range(0, len(content), piece)])
     return checker.records
