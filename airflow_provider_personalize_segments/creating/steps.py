@@ -102,7 +102,7 @@ class JobCreatingTask(JobWaitingTask):
                 )
             wanted, record = self.find_wanted(context)
             deadline = self._deadline(context)
-            _ = self.may_defer, self.may_check_input
+            _ = self.may_wait, self.may_defer, self.may_check_input
             if self.error_limit is not None and not self.may_wait:
                 raise ValueError(
                     f"{self.source_of('max_error_rate')}: it needs wait_for_completion=True, as there is no "

@@ -38,6 +38,7 @@ Tasks ask about their jobs once a minute or two, so most of them wait for two mi
   wait_for_inference_job     waits for the other kind of job, in reschedule mode
   create_segment_job         uploads input, creates a job, and prints its segments
   create_inference_job       creates the other kind of job, and waits for it in the triggerer
+  check_segments             waits for a job, and reads its output before the gate opens
 
 No job starts again: the second and the fourth wait when triggered for the first time only.
 Meanwhile other teams' jobs begin and end, below. Some fail, and every six minutes there are

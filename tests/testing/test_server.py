@@ -54,7 +54,8 @@ class TestLocalPersonalize:
                 client.list_batch_segment_jobs()
             port = port_of(local)
             assert "local-personalize" in [thread.name for thread in threading.enumerate()]
-        assert set(threading.enumerate()) == before
+        # Threads of earlier tests may end meanwhile.
+        assert set(threading.enumerate()) <= before
         assert refuses_connections(port)
         assert local._server is None
 

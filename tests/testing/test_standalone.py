@@ -42,6 +42,7 @@ def task_policy(task):
 """
 ENDS = {
     "alert_when_job_fails": {"wait_for_job": "failed", "use_segments": "upstream_failed"},
+    "check_segments": {"wait_for_job": "success", "report": "success"},
     "create_inference_job": {"create_job": "success", "announce": "success"},
     "create_segment_job": {"upload_input": "success", "create_job": "success", "show_segments": "success"},
     "wait_for_all_segment_jobs": {
