@@ -179,7 +179,10 @@ class PersonalizeOutputError(_PicklableError, AirflowFailException):
     :param records: how many records were read
     :param errors: how many of them have an error
     :param first_errors: the first errors, each with its file and line
+    :param advice: what to do about it
     """
+
+    ADVICE = "The job is ACTIVE all the same: correct its input, and create another job."
 
     def __init__(
         self,
@@ -188,17 +191,16 @@ class PersonalizeOutputError(_PicklableError, AirflowFailException):
         records: int = 0,
         errors: int = 0,
         first_errors: Sequence[str] = (),
+        advice: str = ADVICE,
     ) -> None:
         self.job_arn = job_arn
         self.problem = problem = clean_text(problem, MAX_REASON_LENGTH)
         self.records, self.errors = records, errors
         self.first_errors = tuple(clean_text(each, MAX_REASON_LENGTH) for each in first_errors)
-        self.fields = (job_arn, problem, records, errors, list(self.first_errors))
+        self.advice = advice
+        self.fields = (job_arn, problem, records, errors, list(self.first_errors), advice)
         said = f" {'; '.join(each.rstrip('. ') for each in self.first_errors)}." if self.first_errors else ""
-        super().__init__(
-            f"{problem.rstrip('. ')}.{said} The job is ACTIVE all the same: correct its input, and create "
-            f"another job. {_name_job(job_arn)}"
-        )
+        super().__init__(f"{problem.rstrip('. ')}.{said} {advice} {_name_job(job_arn)}")
 
 
 class PersonalizeJobTimeoutError(_PicklableError, AirflowSensorTimeout):

@@ -327,12 +327,14 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
 
         :param region_name: the AWS region, which is the job's: Personalize reads and writes no other
         """
-        return self.get_session(region_name=region_name).client(
-            "s3",
-            endpoint_url=self.conn_config.get_service_endpoint_url("s3"),
-            config=self.config,
-            verify=self.verify,
-        )
+        with self._explained("ListObjectsV2", "a client for S3", region_name):
+            self._check_certificates()
+            return self.get_session(region_name=region_name).client(
+                "s3",
+                endpoint_url=self.conn_config.get_service_endpoint_url("s3"),
+                config=self.config,
+                verify=self.verify,
+            )
 
     def close(self) -> None:
         """Close the connections of its clients; the hook makes new clients when it is used again."""

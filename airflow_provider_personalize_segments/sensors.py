@@ -90,6 +90,7 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
         self.job_arn = job_arn
         self.deferrable = deferrable
         self.max_error_rate = max_error_rate
+        self._has_error_limit = max_error_rate is not None
 
     @property
     def arn_region(self) -> str:

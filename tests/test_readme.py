@@ -188,9 +188,12 @@ def messages():
         "7 of 8 records have an error, more than max_error_rate 0.5 allows",
         "2 of 3 output files are missing: s3://shop/out/a.json.out",
         "1 of 3 output files is older than the job: s3://shop/out/a.json.out",
+        "1 of 3 output files is newer than the job: s3://shop/out/a.json.out",
         "s3://shop/out/a.json.out is cut off in the middle of a record, in line 2",
     ):  # test_checking.py produces them
         yield str(errors.PersonalizeOutputError(arn, problem))
+    yield str(errors.S3RefusedError("AccessDenied: no", "Allow s3:GetObject on the object.", "s3://shop/a"))
+    yield str(errors.S3UnavailableError("The object changed while it was read", "See.", "s3://shop/a", 0))
     for problem in (
         "Line 3 of the input is wrong: it is not UTF-8",
         "No object is there, so the job would have no input",
@@ -215,6 +218,7 @@ def messages():
             wrong()
         yield str(caught.value)
     # Logged, not raised; test_sensors.py and test_operators.py produce them.
+    yield "max_error_rate of task 'wait' is None: the XCom or the template that it comes from is empty"
     for module in (verdicts, operators, steps):
         yield re.sub(r'"\s*"|%[sdr]', "", inspect.getsource(module))
     yield str(errors.PersonalizeJobTimeoutError(arn, None, 60))

@@ -14,6 +14,7 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeNewJobFailedError,
     PersonalizeNoSlotError,
     PersonalizeUnavailableError,
+    S3UnavailableError,
     fail_on_invalid_parameters,
     load_error,
 )
@@ -144,8 +145,8 @@ class JobCreatingTask(JobWaitingTask):
                 # Nothing is decided, so there is nothing that the triggerer could do.
                 self._pause(wanted.plan, Attempt(reason=str(error)), pauses, deadline)
         self._plan = plan
-        if job is None:
-            self._check_input(plan)
+        if job is None and self.may_check_input:
+            self._check_input(plan, pauses, deadline)
         # Without a record, `fail` cannot tell the task's own job by an explicit name.
         record.keep(plan, is_needed=not wanted.is_own and wanted.if_exists == FAIL)
         if job is not None:
@@ -167,11 +168,17 @@ class JobCreatingTask(JobWaitingTask):
         self._judge(attempt, plan, wanted, record)
         return attempt
 
-    def _check_input(self, plan: Plan) -> None:
-        """Read the input of a job that is to be created, when ``check_input`` asks for it."""
-        if self.may_check_input:
-            counts = self.hook.check_input(plan.kind, **plan.request)
-            self.log.info("The input is good: %(records)d records in %(bytes)d bytes.", counts)
+    def _check_input(self, plan: Plan, pauses: Pauses, deadline: datetime) -> None:
+        """Read the input of a job that is to be created."""
+        from airflow_provider_personalize_segments.creating.once import Attempt
+
+        while True:
+            try:
+                counts = self.hook.check_input(plan.kind, **plan.request)
+                break
+            except (PersonalizeUnavailableError, S3UnavailableError) as error:
+                self._pause(plan, Attempt(reason=str(error)), pauses, deadline)
+        self.log.info("The input is good: %(records)d records in %(bytes)d bytes.", counts)
 
     def _judge(self, attempt: Attempt, plan: Plan, wanted: Wanted, record: TaskRecord) -> None:
         """Judge a job that exists without an answer to Create; one that failed ends this try."""

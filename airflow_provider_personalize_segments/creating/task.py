@@ -160,6 +160,7 @@ class CreateBatchJobOperator(JobCreatingTask):
         self.if_exists = if_exists
         self.check_input = check_input
         self.max_error_rate = max_error_rate
+        self._has_error_limit = max_error_rate is not None
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poll_interval = poll_interval

@@ -9,7 +9,7 @@ import posixpath
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_personalize_segments.arns import parse_job_arn
@@ -25,6 +25,7 @@ from airflow_provider_personalize_segments.plain_json import clean_text, show
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
+    from airflow_provider_personalize_segments.jobs import BatchJobKind
     from airflow_provider_personalize_segments.waiting.verdicts import Log
 
 MAX_MESSAGES = 5
@@ -33,6 +34,11 @@ MAX_MESSAGE_LENGTH = 300
 """Characters of each."""
 MAX_NAMED_FILES = 3
 SECONDS_BETWEEN_REPORTS = 10.0
+LATEST_INPUT = timedelta(minutes=1)
+"""After its creation a job still reads input that came so late, or a clock differs so much."""
+LATEST_OUTPUT = timedelta(minutes=5)
+"""After its end a file that is newer is another job's, which takes longer, or a clock differs so much."""
+UNREADABLE = "Leave max_error_rate out for this job."
 
 
 class OutputSummary:
@@ -55,19 +61,18 @@ class OutputSummary:
         """The share of the records that have an error, 0.0 to 1.0."""
         return self.errors / self.records if self.records else 0.0
 
-    def count(self, part: RecordPart, path: str) -> None:
+    def count(self, error: str | None, place: str) -> None:
         """
-        Count a record, at its end.
+        Count a record.
 
-        :param part: the last part of the record
-        :param path: the file that it is in
+        :param error: why it is of no use, or ``None``
+        :param place: its file and line
         """
         self.records += 1
-        if (error := find_error(part)) is not None:
+        if error is not None:
             self.errors += 1
             if len(self.first_errors) < MAX_MESSAGES:
-                place = f"{posixpath.basename(path)} line {part.line}"
-                self.first_errors.append(f"{place}: {clean_text(error, MAX_MESSAGE_LENGTH)}")
+                self.first_errors.append(clean_text(f"{place}: {error}", MAX_MESSAGE_LENGTH))
 
     def dump(self) -> dict[str, Any]:
         """Return the counts as plain JSON, as XCom holds them."""
@@ -81,20 +86,25 @@ class OutputSummary:
         }
 
 
-def find_error(part: RecordPart) -> str | None:
+def find_error(kind: BatchJobKind, part: RecordPart, *, are_texts: bool = True) -> str | None:
     """
     Return why a record is of no use, in Personalize's words where it has some; ``None`` when it is good.
 
+    :param kind: the kind of job that wrote it
     :param part: the last part of the record
+    :param are_texts: whether all elements of its list of users are text
     """
     if part.problem:
         return part.problem
     error = part.members.get("error")
     if error not in (None, ""):
         return error if isinstance(error, str) else show(error)
-    if not isinstance(part.members.get("output"), Mapping):
+    output = part.members.get("output")
+    if not isinstance(output, Mapping):
         return "the record has no output"
-    return None
+    if not part.list_name and not any(isinstance(output.get(each), list) for each in kind.result_members):
+        return f"the record's output has no {kind.result_members[0]}"
+    return None if are_texts else f"the record's {part.list_name} holds something else than text"
 
 
 def check_output(
@@ -112,9 +122,10 @@ def check_output(
     :raises PersonalizeOutputError: when a file is missing, empty, older than the job or cut off in the middle
         of a record, or when more records have an error
     """
-    with closing(hook.make_s3_client(parse_job_arn(job_arn).region)) as client:
-        outputs = find_outputs(client, job_arn, job)
-        summary = _read(client, job_arn, outputs, log)
+    arn = parse_job_arn(job_arn)
+    with closing(hook.make_s3_client(arn.region)) as client:
+        outputs = find_outputs(client, job_arn, job, log)
+        summary = _read(client, arn.kind, job_arn, outputs, log)
     if summary.error_rate > max_error_rate:
         raise PersonalizeOutputError(
             job_arn,
@@ -127,20 +138,24 @@ def check_output(
     return summary.dump()
 
 
-def _read(client: Any, job_arn: str, outputs: list[S3Object], log: Log) -> OutputSummary:
+def _read(client: Any, kind: BatchJobKind, job_arn: str, outputs: list[S3Object], log: Log) -> OutputSummary:
     summary = OutputSummary(len(outputs), sum(each.size for each in outputs))
     files = "1 file" if summary.files == 1 else f"{summary.files} files"
     log.info("Reading the job's output: %s, %s.", files, _size(summary.size))
     read, told = 0, time.monotonic()
     for each in outputs:
         last: RecordPart | None = None
+        are_texts = True
         for part in read_records(read_object(client, each), each.path):
             if part.is_cut_off:
                 raise PersonalizeOutputError(
                     job_arn, f"{each.path} is cut off in the middle of a record, in line {part.line}"
                 )
+            are_texts = are_texts and all(isinstance(value, str) for value in part.values)
             if part.is_last:
-                summary.count(part, each.path)
+                place = f"{posixpath.basename(each.key)} line {part.line}"
+                summary.count(find_error(kind, part, are_texts=are_texts), place)
+                are_texts = True
             last = part
             if time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
                 told = time.monotonic()
@@ -155,36 +170,35 @@ def _read(client: Any, job_arn: str, outputs: list[S3Object], log: Log) -> Outpu
     return summary
 
 
-def find_outputs(client: Any, job_arn: str, job: Mapping[str, Any]) -> list[S3Object]:
+def find_outputs(client: Any, job_arn: str, job: Mapping[str, Any], log: Log) -> list[S3Object]:
     """
-    Return the files that a job wrote, one for each file of its input.
+    Return the files that a job wrote: those of its input, and all that were written while it ran.
 
-    Files of another job under the same prefix are left out. Input that came after the job has none. When no
-    other input is left, the files are taken that are not older than the job.
+    Input that came, or was replaced, after the job was created may have none, and an empty file has none.
 
     :param client: a boto3 client for S3
     :param job_arn: the job's ARN
     :param job: the job as Describe gives it
-    :raises PersonalizeOutputError: when one is missing, empty, or older than the job
+    :param log: the task's log
+    :raises PersonalizeOutputError: when one is missing, empty, or was not written while the job ran
     """
-    created = _find_creation(job_arn, job)
-    input_path = _find_path(job_arn, job, "jobInput", "s3DataSource")
+    created = _find_time(job_arn, job, "creationDateTime")
+    ended = datetime.max.replace(tzinfo=UTC)
+    if job.get("lastUpdatedDateTime") is not None:
+        ended = _find_time(job_arn, job, "lastUpdatedDateTime") + LATEST_OUTPUT
     output_path = _find_path(job_arn, job, "jobOutput", "s3DataDestination")
     bucket, prefix = split_path(output_path)
     found = {each.key: each for each in list_objects(client, output_path) if each.key.endswith(".out")}
-    expected = [
-        f"{prefix}{posixpath.basename(each.key)}.out"
-        for each in list_objects(client, input_path)
-        if not each.key.endswith("/") and each.last_modified <= created
-    ]
+    input_path = _find_path(job_arn, job, "jobInput", "s3DataSource")
+    expected = [f"{prefix}{name}.out" for name in _find_inputs(client, input_path, created, log)]
+    expected += [key for key, each in found.items() if created <= each.last_modified <= ended]
     if not expected:
-        expected = [each.key for each in found.values() if each.last_modified >= created]
-        if not expected:
-            raise PersonalizeOutputError(job_arn, f"No output of the job is under {output_path}")
+        raise PersonalizeOutputError(job_arn, f"No output of the job is under {output_path}")
     outputs = {key: found.get(key) for key in dict.fromkeys(expected)}
     problems = {
         "missing": [key for key, each in outputs.items() if each is None],
         "older than the job": [key for key, each in outputs.items() if each and each.last_modified < created],
+        "newer than the job": [key for key, each in outputs.items() if each and each.last_modified > ended],
         "empty": [key for key, each in outputs.items() if each and not each.size],
     }
     for problem, keys in problems.items():
@@ -198,16 +212,32 @@ def find_outputs(client: Any, job_arn: str, job: Mapping[str, Any]) -> list[S3Ob
     return [each for each in outputs.values() if each]
 
 
-def _find_creation(job_arn: str, job: Mapping[str, Any]) -> datetime:
-    """Return when the job was created, in whole seconds: S3 tells no more of when a file was written."""
-    created = job.get("creationDateTime")
+def _find_inputs(client: Any, path: str, created: datetime, log: Log) -> list[str]:
+    """Return the names of the files that a job has read for sure."""
+    files = [each for each in list_objects(client, path) if each.size and not each.key.endswith("/")]
+    names = [posixpath.basename(each.key) for each in files if each.last_modified <= created + LATEST_INPUT]
+    if late := len(files) - len(names):
+        log.warning(
+            "%d of %d files of the input came, or were replaced, after the job was created: whether their "
+            "output is complete cannot be told.",
+            late,
+            len(files),
+        )
+    return names
+
+
+def _find_time(job_arn: str, job: Mapping[str, Any], member: str) -> datetime:
+    """Return one of a job's times, in whole seconds: S3 tells no more of when a file was written."""
+    value = job.get(member)
     try:
-        moment = created if isinstance(created, datetime) else datetime.fromisoformat(str(created))
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:
         raise PersonalizeOutputError(
-            job_arn, f"Old output cannot be told from new: the job's creationDateTime is {show(created)}"
+            job_arn,
+            f"Old output cannot be told from new: the job's {member} is {show(value)}",
+            advice=UNREADABLE,
         ) from None
-    return moment.replace(microsecond=0)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).replace(microsecond=0)
 
 
 def _find_path(job_arn: str, job: Mapping[str, Any], *members: str) -> str:
@@ -217,7 +247,9 @@ def _find_path(job_arn: str, job: Mapping[str, Any], *members: str) -> str:
     try:
         split_path(str(path))
     except ValueError as error:
-        raise PersonalizeOutputError(job_arn, f"The job's {members[0]} cannot be read: {error}") from None
+        raise PersonalizeOutputError(
+            job_arn, f"The job's {members[0]} cannot be read: {error}", advice=UNREADABLE
+        ) from None
     return str(path)
 
 

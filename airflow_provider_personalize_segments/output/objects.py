@@ -23,6 +23,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from airflow_provider_personalize_segments.aws_errors import is_transient
 from airflow_provider_personalize_segments.errors import THROTTLING_CODES, S3RefusedError, S3UnavailableError
 from airflow_provider_personalize_segments.plain_json import clean_text
 
@@ -41,11 +42,17 @@ LONGEST_PAUSE = 20.0
 """Seconds that a pause takes at most."""
 _MAX_REASON_LENGTH = 500
 _TRANSIENT_CODES = THROTTLING_CODES | {
+    "ConditionalRequestConflict",
+    "DependencyTimeoutException",
     "ExpiredToken",
+    "ExpiredTokenException",
     "InternalError",
+    "KMSInternalException",
+    "OperationAborted",
     "RequestTimeout",
     "RequestTimeTooSkewed",
     "ServiceUnavailable",
+    "TokenRefreshRequired",
 }
 _TRANSIENT_ERRORS = (
     BotoConnectionError,
@@ -116,8 +123,11 @@ def list_objects(client: Any, path: str) -> Iterator[S3Object]:
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     try:
         for page in pages:
+            if "Name" not in page and "KeyCount" not in page:
+                # A proxy's page under status 200, which botocore takes for a bucket without objects.
+                raise S3UnavailableError("The answer is no listing of a bucket", _TRY_AGAIN, path)
             for each in page.get("Contents", ()):
-                yield S3Object(bucket, each["Key"], each["Size"], each["ETag"], each["LastModified"])
+                yield S3Object(bucket, each["Key"], each["Size"], each.get("ETag", ""), each["LastModified"])
     except _ERRORS as error:
         if _may_pass(error):
             raise S3UnavailableError(_tell(error), _TRY_AGAIN, path) from None
@@ -207,8 +217,9 @@ def _request_range(client: Any, s3_object: S3Object, begin: int, end: int) -> Ge
 def _may_pass(error: Exception) -> bool:
     """Return whether another request may bring what this one did not."""
     if isinstance(error, ClientError):
-        status = _status_of(error)
-        return _code_of(error) in _TRANSIENT_CODES or status == 429 or status >= 500
+        if _status_of(error) == 412:  # the object has changed, and will not change back
+            return False
+        return _code_of(error).removeprefix("KMS.") in _TRANSIENT_CODES or is_transient(error)
     return isinstance(error, _TRANSIENT_ERRORS)
 
 
@@ -233,7 +244,9 @@ def _refuse(
             path,
             offset,
         )
-    if status == 403:
+    if code == "InvalidObjectState":
+        advice = "Restore it from its archive, and clear the task."
+    elif status == 403:
         advice = f"Allow {action}, and kms:Decrypt if it is encrypted with a key of AWS KMS."
     elif status == 404:
         advice = "See whether it was deleted, and whether the bucket's name is right."

@@ -44,6 +44,7 @@ class JobWaitingTask(PersonalizeTask):
     _has_created = False
     _has_links = False
     max_error_rate: float | str | None = None
+    _has_error_limit = False
     _reporter: Reporter | None = None
 
     @property
@@ -120,7 +121,14 @@ class JobWaitingTask(PersonalizeTask):
     @property
     def error_limit(self) -> float | None:
         """What ``max_error_rate`` says."""
-        return read_share(self.max_error_rate, self.source_of("max_error_rate"))
+        limit = read_share(self.max_error_rate, self.source_of("max_error_rate"))
+        if limit is None and self._has_error_limit:
+            # The gate would open without a look, though the DAG asks for one.
+            raise ValueError(
+                f"{self.source_of('max_error_rate')} is {self.max_error_rate!r}: the XCom or the template "
+                "that it comes from is empty. Leave max_error_rate out to open the gate without a look."
+            )
+        return limit
 
     def check_output(self, context: Context, job: Mapping[str, Any]) -> None:
         """

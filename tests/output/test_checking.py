@@ -66,13 +66,14 @@ def put(s3):
 def add_job(local_personalize, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local_personalize.airflow_connection())
 
-    def add(age=timedelta(hours=1), status="ACTIVE", output_path=OUTPUT, **options):
+    def add(age=timedelta(hours=1), ended=None, status="ACTIVE", output_path=OUTPUT, **options):
         return local_personalize.add_job(
             "segment",
             "weekly",
             solution_version_arn=local_personalize.add_solution_version("checked"),
             status=status,
             created=datetime.now(UTC) - age,
+            updated=datetime.now(UTC) if ended is None else datetime.now(UTC) - ended,
             input_path=INPUT,
             output_path=output_path,
             **options,
@@ -87,17 +88,27 @@ def check(arn, max_error_rate=0.0):
 
 
 @pytest.fixture
-def replace_input(local_personalize, put):
-    """Return a function that writes the input before the job: the local S3 takes its time from the clock."""
+def age(s3):
+    """Return a function that makes files two hours old; the local S3 takes their time from the clock."""
 
-    def replace(*keys):
+    def age(*keys):
         from moto.s3.models import s3_backends
 
-        put(dict.fromkeys(keys, b'{"itemId": "1"}\n'))
         backend = s3_backends["123456789012"]["aws"]
         for key in keys:
             earlier = datetime.now(UTC) - timedelta(hours=2)
             backend.get_object(BUCKET, key).last_modified = earlier.replace(tzinfo=None)
+
+    return age
+
+
+@pytest.fixture
+def replace_input(put, age):
+    """Return a function that writes input that is older than the job."""
+
+    def replace(*keys):
+        put(dict.fromkeys(keys, b'{"itemId": "1"}\n'))
+        age(*keys)
 
     return replace
 
@@ -143,7 +154,7 @@ class TestCounts:
     def test_are_compared_exactly(self, records, limit):
         summary = OutputSummary(1, 1)
         for number, record in enumerate(records, 1):
-            summary.count(RecordPart(number, 0, record), "s3://shop/out/a.out")
+            summary.count(find_error(BatchJobKind.SEGMENT, RecordPart(number, 0, record)), f"a.out {number}")
         errors = records.count(BAD)
         assert (summary.records, summary.errors) == (len(records), errors)
         assert summary.error_rate == errors / len(records)
@@ -159,11 +170,32 @@ class TestCounts:
             ({**GOOD, "error": {"code": 7}}, "{'code': 7}"),
             ({"input": {}}, "the record has no output"),
             ({"input": {}, "output": None}, "the record has no output"),
+            ({"input": {}, "output": {}, "error": None}, "the record's output has no usersList"),
+            ({"output": {"usersList": None}}, "the record's output has no usersList"),
+            ({"output": {"usersList": "u1,u2"}}, "the record's output has no usersList"),
+            (
+                {"output": {"usersList": ["u1", None]}},
+                "the record's usersList holds something else than text",
+            ),
             ({"input": {}, "error": "gone"}, "gone"),
         ],
     )
-    def test_know_an_error_in_every_shape(self, members, error):
-        assert find_error(RecordPart(1, 0, members)) == error
+    def test_know_an_error_in_every_shape(self, put, replace_input, add_job, members, error):
+        replace_input("input/a.json")
+        put({"output/a.json.out": lines(members)})
+        summary = check(add_job(), 1.0)
+        assert summary["firstErrors"] == ([f"a.json.out line 1: {error}"] if error else [])
+
+    @pytest.mark.parametrize(
+        ("output", "error"),
+        [
+            ({"recommendedItems": ["1"], "scores": [0.5]}, None),
+            ({"recommendedItems": [], "theme": "x"}, None),
+            ({"usersList": 7}, "the record's output has no recommendedItems"),
+        ],
+    )
+    def test_know_an_error_of_an_inference_job(self, output, error):
+        assert find_error(BatchJobKind.INFERENCE, RecordPart(1, 0, {"output": output})) == error
 
 
 class TestRefusals:
@@ -293,24 +325,68 @@ class TestRefusals:
 
 
 class TestFiles:
-    def test_of_an_earlier_job_are_not_taken_for_the_jobs_own(self, put, replace_input, add_job):
+    def test_of_an_earlier_job_are_not_taken_for_the_jobs_own(self, put, replace_input, age, add_job):
         replace_input("input/a.json")
         put({"output/a.json.out": lines(GOOD), "output/earlier.json.out": lines(BAD)})
+        age("output/earlier.json.out")
         assert check(add_job())["files"] == 1
 
-    def test_are_known_by_their_time_when_the_input_is_gone(self, s3, put, add_job):
-        put({"output/a.json.out": lines(GOOD), "output/b.json.out": lines(GOOD)})
+    def test_are_known_by_their_time_when_the_input_is_gone(self, s3, put, age, add_job):
+        put({f"output/{name}.json.out": lines(GOOD) for name in ("a", "b", "old")})
+        age("output/old.json.out")
         assert check(add_job())["files"] == 2
 
-    def test_of_input_that_came_after_the_job_are_not_expected(self, put, replace_input, add_job):
+    def test_of_input_that_came_after_the_job_are_not_expected(
+        self, put, replace_input, add_job, caplog, local_personalize
+    ):
+        caplog.set_level(logging.WARNING)
         replace_input("input/a.json")
-        put({"input/later.json": b"", "output/a.json.out": lines(GOOD)})
+        put({"input/later.json": b"{}", "output/a.json.out": lines(GOOD)})
+        assert check(add_job())["files"] == 1
+        assert "1 of 2 files of the input came, or were replaced, after the job was created" in caplog.text
+
+    def test_of_input_that_was_replaced_are_read(self, put, replace_input, add_job):
+        replace_input("input/a.json")
+        put({"input/b.json": b"{}", "output/a.json.out": lines(GOOD), "output/b.json.out": lines(BAD)})
+        with pytest.raises(PersonalizeOutputError, match="1 of 2 records have an error"):
+            check(add_job())
+
+    def test_of_input_that_came_with_the_job_are_expected(self, put, add_job):
+        put({"input/a.json": b"{}", "input/b.json": b"{}", "output/a.json.out": lines(GOOD)})
+        with pytest.raises(PersonalizeOutputError, match="1 of 2 output files is missing: .*/b.json.out"):
+            check(add_job(age=timedelta(seconds=1)))
+
+    def test_of_a_later_job_are_not_taken_for_the_jobs_own(self, put, replace_input, add_job):
+        replace_input("input/a.json")
+        put({"output/a.json.out": lines(GOOD)})
+        with pytest.raises(PersonalizeOutputError, match="1 of 1 output files is newer than the job: s3:"):
+            check(add_job(ended=timedelta(minutes=30)))
+
+    def test_of_empty_input_are_not_expected(self, put, replace_input, age, add_job):
+        replace_input("input/a.json")
+        put({"input/_SUCCESS": b"", "output/a.json.out": lines(GOOD)})
+        age("input/_SUCCESS")
         assert check(add_job())["files"] == 1
 
     def test_of_two_inputs_of_one_name_are_one(self, put, replace_input, add_job):
         replace_input("input/1/a.json", "input/2/a.json")
         put({"output/a.json.out": lines(GOOD)})
         assert check(add_job())["files"] == 1
+
+    def test_may_have_odd_names(self, put, replace_input, add_job):
+        replace_input("input/a \u00fc +%0.json")
+        put({"output/a \u00fc +%0.json.out": lines(BAD)})
+        assert check(add_job(), 1.0)["firstErrors"] == [
+            "a \u00fc +%0.json.out line 1: User error: no such item"
+        ]
+
+    def test_of_a_naive_time_are_compared_in_utc(self, put, replace_input, add_job):
+        replace_input("input/a.json")
+        put({"output/a.json.out": lines(GOOD)})
+        hook, arn = PersonalizeHook(), add_job()
+        job = hook.describe_job(arn)
+        job["creationDateTime"] = job["creationDateTime"].astimezone(UTC).replace(tzinfo=None)
+        assert check_output(hook, arn, job, 0.0, log)["files"] == 1
 
 
 class TestTasks:
@@ -329,6 +405,18 @@ class TestTasks:
             ):
                 task.execute({"ti": TaskInstance()})
         assert len(local_personalize.calls) == 0
+
+    @pytest.mark.parametrize("value", [None, "", "{{ none }}"])
+    @pytest.mark.parametrize("deferrable", [False, True])
+    def test_a_rate_that_a_template_lost_opens_no_gate(self, add_job, value, deferrable):
+        task = PersonalizeBatchSegmentJobSensor(
+            task_id="wait", job_arn=add_job(), max_error_rate="{{ rate }}", deferrable=deferrable
+        )
+        task.max_error_rate = value if value != "{{ none }}" else None  # as Airflow renders it
+        with pytest.raises(
+            InvalidParameterError, match="max_error_rate of task 'wait' is (None|''): the XCom or"
+        ):
+            task.execute({"ti": TaskInstance()})
 
     def test_a_sensor_tells_the_counts(self, put, replace_input, add_job):
         replace_input("input/a.json")

@@ -182,7 +182,10 @@ class TestRefusedLines:
             (b"\n \n", "The file holds no records. Nothing was created. Remove it, or fill it."),
             (b"", "The file holds no records."),
             (b"x" * 1_100_000, "it has more than 1,048,576 bytes."),
-            (ITEMS * 251, "The file holds more than 500 records, which is all that a job takes with itemId."),
+            (
+                (ITEMS * 251).rstrip(),
+                "The file holds more than 500 records, which is all that a job takes with itemId.",
+            ),
             (
                 b'{"itemAttributes": "ITEMS.A = 1"}\n' * 11,
                 "The file holds more than 10 records, which is all that a job takes with itemAttributes.",
@@ -247,7 +250,7 @@ class TestRefusedPaths:
 
     def test_with_too_many_files(self, check, monkeypatch):
         monkeypatch.setattr(inputs, "MAX_FILES", 2)
-        with pytest.raises(PersonalizeInputError, match="3 files are more than the 2 that a job takes"):
+        with pytest.raises(PersonalizeInputError, match="more than 2 files, which is all that a job takes"):
             check({f"input/{name}.json": ITEMS for name in "abc"})
 
     def test_with_too_much(self, check, monkeypatch):
@@ -260,12 +263,19 @@ class TestRefusedPaths:
         again = pickle.loads(pickle.dumps(error))
         assert (str(again), again.fields) == (str(error), error.fields)
 
+    def test_that_are_none(self, check):
+        with pytest.raises(
+            PersonalizeInputError, match="'https://shop/in/' is no path in S3.*Leave check_input"
+        ):
+            check({}, path="https://shop/in/")
+
 
 class TestFilters:
     EXPRESSION = "INCLUDE UserID WHERE Users.PLAN IN ($PLANS) AND Users.AGE > $AGE"
 
     def test_have_placeholders(self):
         assert find_placeholders(self.EXPRESSION) == {"PLANS", "AGE"}
+        assert find_placeholders('INCLUDE UserID WHERE Users.PLAN IN ("$10-$20", $PLANS)') == {"PLANS"}
         assert find_placeholders('EXCLUDE ItemID WHERE Items.GENRE IN ("x")') == set()
 
     def test_need_a_value_for_each_in_every_record(self, check, local_personalize):
@@ -330,5 +340,23 @@ with DAG("checked", schedule=None, default_args={"retries": 2}) as dag:
         assert ended == {"good": True, "bad": False, "deferred": False, "unchecked": True}
         assert "Line 3 of the input is wrong: it has no members" in str(run.errors["bad"])
         assert "Line 1 of the input is wrong: it is [], not a JSON object" in str(run.errors["deferred"])
-        # Once each: neither is retried, as the input would be the same.
+        # Neither is retried, as the input would be the same.
         assert local_personalize.calls.count("CreateBatchSegmentJob") == 2
+
+    def test_waits_out_what_may_pass(self, put, local_personalize, run_dag):
+        put({"good/a.json": ITEMS})
+        filter_arn = local_personalize.add_filter("plans", 'INCLUDE UserID WHERE Users.PLAN IN ("gold")')
+        local_personalize.faults.throttle(2, operation="DescribeFilter")
+        one_call = {"retries": {"total_max_attempts": 1}}
+        options = {
+            "good": {
+                "check_input": True,
+                "filter_arn": filter_arn,
+                "retries": 0,
+                "botocore_config": one_call,
+            }
+        }
+        version = local_personalize.add_solution_version("checked")
+        run = run_dag(f"OPTIONS, VERSION, ROLE = {options!r}, {version!r}, {ROLE!r}\n{self.DAG}")
+        assert run.states == {"good": "success"}
+        assert local_personalize.calls.count("DescribeFilter") == 3
