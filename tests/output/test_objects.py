@@ -186,13 +186,23 @@ def test_pauses_differ(serve, sleeps):
         assert longest / 2 <= slept <= longest
 
 
+OLDER_BOTOCORE = (
+    "ResponseStreamingError: An error occurred while reading from response stream: "
+    "('Connection broken: IncompleteRead({}"
+)
 GIVEN_UP = {
-    Fault(after=0): "IncompleteReadError: 0 read, but total bytes expected is 100000",
+    Fault(after=0): (
+        "IncompleteReadError: 0 read, but total bytes expected is 100000",
+        OLDER_BOTOCORE.format(0),
+    ),
     Fault(length=0): "S3's answer ended too early",
     Fault("SlowDown", 503): "SlowDown: It says no",
     # A trickle: each answer brings a little, which is not enough.
     Fault(length=999): "S3's answer ended too early",
-    Fault(after=999): "IncompleteReadError: 999 read, but total bytes expected is 100000",
+    Fault(after=999): (
+        "IncompleteReadError: 999 read, but total bytes expected is 100000",
+        OLDER_BOTOCORE.format(999),
+    ),
 }
 
 
