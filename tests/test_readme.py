@@ -217,8 +217,12 @@ def messages():
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are compared by the test
             wrong()
         yield str(caught.value)
+    lost = sensors.PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=arn, max_error_rate="{{ rate }}")
+    lost.max_error_rate = None  # as Airflow renders an empty XCom
+    with pytest.raises(ValueError, match="the XCom or the template") as empty:
+        _ = lost.error_limit
+    yield str(empty.value)
     # Logged, not raised; test_sensors.py and test_operators.py produce them.
-    yield "max_error_rate of task 'wait' is None: the XCom or the template that it comes from is empty"
     for module in (verdicts, operators, steps):
         yield re.sub(r'"\s*"|%[sdr]', "", inspect.getsource(module))
     yield str(errors.PersonalizeJobTimeoutError(arn, None, 60))

@@ -27,7 +27,7 @@ _PLACEHOLDER = re.compile(r"\$(\w+)")
 _LITERAL = re.compile(r'"[^"]*"')
 _TEXT = rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))++"'
 MAX_PATTERNS = 16
-"""So many orders of members are read quickly."""
+"""Orders of members that have a pattern of their own; records in any other order are parsed."""
 _SPACE = rb"[ \t]*+"
 
 
@@ -260,7 +260,7 @@ class _Checker:
 
 
 def _make_pattern(record: Mapping[str, Any]) -> re.Pattern[bytes]:
-    """Return a pattern of lines whose records have the same members in the same order, without escapes."""
+    """Return a pattern of lines whose records have the same members in the same order."""
     members = {name: _make_value(name, value) for name, value in record.items()}
     return re.compile(rb"(?:%s%s[ \t\r]*+\n)*+" % (_SPACE, _make_object(members)))
 

@@ -9,17 +9,7 @@ from contextlib import closing
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-    MetadataRetrievalError,
-    PaginationError,
-)
-from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
@@ -46,27 +36,17 @@ _TRANSIENT_CODES = THROTTLING_CODES | {
     "DependencyTimeoutException",
     "ExpiredToken",
     "ExpiredTokenException",
-    "InternalError",
     "KMSInternalException",
     "OperationAborted",
-    "RequestTimeout",
-    "RequestTimeTooSkewed",
-    "ServiceUnavailable",
     "TokenRefreshRequired",
 }
+"""Of S3 and of KMS behind it, beside those that every service of AWS has."""
 _TRANSIENT_ERRORS = (
-    BotoConnectionError,
-    CredentialRetrievalError,
     FlexibleChecksumError,
-    HTTPClientError,
     HTTPError,  # botocore lets some of urllib3's through while a body is read
-    IncompleteReadError,
-    MetadataRetrievalError,
     OSError,
-    PaginationError,
-    ResponseParserError,
 )
-_ERRORS = (BotoCoreError, ClientError, *_TRANSIENT_ERRORS)
+_ERRORS = (BotoCoreError, ClientError, ResponseParserError, *_TRANSIENT_ERRORS)
 
 
 class S3Object(NamedTuple):
@@ -216,11 +196,10 @@ def _request_range(client: Any, s3_object: S3Object, begin: int, end: int) -> Ge
 
 def _may_pass(error: Exception) -> bool:
     """Return whether another request may bring what this one did not."""
-    if isinstance(error, ClientError):
-        if _status_of(error) == 412:  # the object has changed, and will not change back
-            return False
-        return _code_of(error).removeprefix("KMS.") in _TRANSIENT_CODES or is_transient(error)
-    return isinstance(error, _TRANSIENT_ERRORS)
+    if _status_of(error) == 412:  # the object has changed, and will not change back
+        return False
+    is_of_s3 = _code_of(error).removeprefix("KMS.") in _TRANSIENT_CODES
+    return is_of_s3 or is_transient(error) or isinstance(error, _TRANSIENT_ERRORS)
 
 
 def _tell(error: Exception | None) -> str:

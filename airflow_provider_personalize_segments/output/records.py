@@ -59,7 +59,7 @@ class RecordPart(NamedTuple):
     offset: int
     members: dict[str, Any]
     list_name: str | None = None
-    values: list[Any] = []  # noqa: RUF012  # nobody adds to it
+    values: list[Any] = []  # noqa: RUF012  # read_records never changes a default
     start: int = 0
     is_last: bool = True
     problem: str | None = None

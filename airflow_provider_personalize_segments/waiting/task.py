@@ -176,16 +176,8 @@ class JobWaitingTask(PersonalizeTask):
             result = self.poke(context)
             if deadline is None and not self._has_links:
                 # Without an answer there are no links, and a deferred task gets none before it ends.
-                time.sleep(
-                    max(
-                        0.0,
-                        min(
-                            self.pace.interval,
-                            PAUSE_BEFORE_SECOND_QUESTION,
-                            seconds_until(self._deadline(context)),
-                        ),
-                    )
-                )
+                pause = min(self.pace.interval, PAUSE_BEFORE_SECOND_QUESTION)
+                time.sleep(max(0.0, min(pause, seconds_until(self._deadline(context)))))
                 result = self.poke(context)
         except Exception as error:
             self._end(error)
