@@ -118,6 +118,20 @@ def find_text_renderer(task: BaseOperator, parameter: str) -> Callable[[str, Con
     return lambda text, context: str(render_template_to_string(environment.from_string(text), context))
 
 
+def make_storage_path(path: str) -> Any:
+    """
+    Return Airflow's ObjectStoragePath of a path.
+
+    :param path: the path, such as ``gs://connection@bucket/folder``
+    :raises ValueError: when no file system serves it
+    """
+    try:
+        from airflow.sdk import ObjectStoragePath
+    except ImportError:  # before Airflow 3.0
+        from airflow.io.path import ObjectStoragePath  # type: ignore[import-not-found,no-redef]
+    return ObjectStoragePath(path)
+
+
 __all__ = [
     "AirflowException",
     "AirflowFailException",
@@ -138,5 +152,6 @@ __all__ = [
     "find_task_state_store",
     "find_text_renderer",
     "keep_for_ever",
+    "make_storage_path",
     "run_beside_loop",
 ]

@@ -364,6 +364,24 @@ class ConnectionNotFoundError(_PicklableError, AirflowFailException):
         )
 
 
+class ExtraNotInstalledError(_PicklableError, AirflowFailException):
+    """
+    A task needs a library that comes with an extra of this package.
+
+    :param module: the module that is not there
+    :param extra: the extra
+    """
+
+    def __init__(self, module: str, extra: str) -> None:
+        self.module = module
+        self.extra = extra
+        self.fields = (module, extra)
+        super().__init__(
+            f"No module named {module!r}. Install the extra where tasks run: "
+            f"pip install 'airflow-provider-personalize-segments[{extra}]'"
+        )
+
+
 class InvalidParameterError(PersonalizeError, AirflowFailException, ValueError):
     """A value given to a task cannot be right, now or on a retry; the message says what was expected."""
 

@@ -234,6 +234,20 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
                 has_themes=request.get("batchInferenceJobMode") == "THEME_GENERATION",
             )
 
+    def list_output_files(self, job_arn: str) -> list[str]:
+        """
+        Return the files that a job wrote, such as to map a task over them.
+
+        :param job_arn: the job's ARN; the job must be ACTIVE
+        :returns: their paths, ``s3://bucket/key``, in an order that stays
+        :raises PersonalizeOutputError: when one is missing, empty, or was not written while the job ran
+        """
+        from airflow_provider_personalize_segments.output.checking import find_outputs
+
+        job = self.describe_job(job_arn)
+        with closing(self.make_s3_client(parse_job_arn(job_arn).region)) as client:
+            return [each.path for each in find_outputs(client, job_arn, job, self.log)]
+
     def create_job(self, kind: BatchJobKind, **request: Any) -> str:
         """
         Create a batch job and return its ARN.

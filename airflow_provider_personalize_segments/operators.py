@@ -1,4 +1,4 @@
-"""Operators: create Personalize batch jobs, and list them."""
+"""Operators: create Personalize batch jobs, list them, and make tables of their output."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from airflow_provider_personalize_segments.airflow_compat import conf
 from airflow_provider_personalize_segments.creating.task import CreateBatchJobOperator
 from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
 from airflow_provider_personalize_segments.jobs import BatchJobKind, normalize_status
+from airflow_provider_personalize_segments.output.task import OutputToParquetOperator
 from airflow_provider_personalize_segments.parameters import (
     read_count,
     read_datetime,
@@ -306,3 +307,38 @@ class PersonalizeCreateBatchInferenceJobOperator(CreateBatchJobOperator):
             "mode": self.batch_inference_job_mode,
             "themes": self.theme_generation_config,
         }
+
+
+class PersonalizeSegmentsToParquetOperator(OutputToParquetOperator):
+    """
+    Write the user segments of a batch segment job as Parquet: a row for each user of each segment.
+
+    ::
+
+        PersonalizeSegmentsToParquetOperator(
+            task_id="convert",
+            job_arn="arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly",
+            output_path="s3://shop/segments/tables/{{ ds }}/",
+        )
+
+    The columns are ``query`` (text: the item, or the expression of attributes), ``user_id`` (text), ``rank``
+    (int32, 1 is the most likely user) and ``job_arn`` (text).
+
+    Parameters and XCom: see :class:`~.output.task.OutputToParquetOperator`.
+    """
+
+    kind = BatchJobKind.SEGMENT
+
+
+class PersonalizeRecommendationsToParquetOperator(OutputToParquetOperator):
+    """
+    Write the output of a batch inference job as Parquet: a row for each item that is recommended.
+
+    The columns are ``query`` (text: the user, or the item), ``item_id`` (text), ``rank`` (int32, 1 is the
+    best item), ``score`` (float64), ``theme`` (text), ``theme_relevance_score`` (float64) and ``job_arn`` (text).
+    Scores and themes are null where the job gives none.
+
+    Parameters and XCom: see :class:`~.output.task.OutputToParquetOperator`.
+    """
+
+    kind = BatchJobKind.INFERENCE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -101,17 +101,13 @@ def list_objects(client: Any, path: str) -> Iterator[S3Object]:
     """
     bucket, prefix = split_path(path)
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    try:
+    with explained(path, "s3:ListBucket on the bucket"):
         for page in pages:
             if "Name" not in page and "KeyCount" not in page:
                 # A proxy's page under status 200, which botocore takes for a bucket without objects.
                 raise S3UnavailableError("The answer is no listing of a bucket", _TRY_AGAIN, path)
             for each in page.get("Contents", ()):
                 yield S3Object(bucket, each["Key"], each["Size"], each.get("ETag", ""), each["LastModified"])
-    except _ERRORS as error:
-        if _may_pass(error):
-            raise S3UnavailableError(_tell(error), _TRY_AGAIN, path) from None
-        raise _refuse(error, path, None, "s3:ListBucket on the bucket") from None
 
 
 def read_object(
@@ -164,6 +160,24 @@ def read_object(
     while gathered:
         yield bytes(gathered[:piece_size])
         del gathered[:piece_size]
+
+
+@contextmanager
+def explained(path: str, action: str) -> Iterator[None]:
+    """
+    Raise in words what a call to S3 raises.
+
+    :param path: what the call is about, ``s3://bucket/key``
+    :param action: what IAM calls it, such as ``s3:GetObject on the object``
+    :raises S3RefusedError: when S3 refused it, and would again
+    :raises S3UnavailableError: when S3 did not answer properly
+    """
+    try:
+        yield
+    except _ERRORS as error:
+        if _may_pass(error):
+            raise S3UnavailableError(_tell(error), _TRY_AGAIN, path) from None
+        raise _refuse(error, path, None, action) from None
 
 
 _TRY_AGAIN = "Nothing is known to be wrong with it: retry the task, or look at the network and S3's status."

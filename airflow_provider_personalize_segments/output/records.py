@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from airflow_provider_personalize_segments.errors import S3RefusedError
@@ -23,6 +23,8 @@ LONG_LINE = 2 * 1024**2
 """Bytes up to which a line is parsed at once. Once parsed, some JSON takes 25 times its length."""
 WINDOW = 1024**2
 """Bytes of a long line that are parsed at once: the most for one user, and for all that is not a user."""
+LONG_LIST = 16 * 1024
+"""Bytes of a line from which its list is parsed apart, where there is a function for lists."""
 LIST_NAMES = BatchJobKind.SEGMENT.result_members
 """Members of a record's ``output`` that hold a list of users."""
 _BYTE_ORDER_MARK = "\ufeff"
@@ -47,7 +49,8 @@ class RecordPart(NamedTuple):
         when there is a problem
     :param list_name: the name of the member of ``output`` that was moved into ``values``: the first of
         :data:`LIST_NAMES` that is a list; ``None`` when the record has none
-    :param values: elements of that list, as they are: text, if the record is as documented
+    :param values: elements of that list, as they are: text, if the record is as documented. A list, or what
+        ``load_list`` made of them
     :param start: how many elements the parts before held
     :param is_last: whether the record ends with this part
     :param problem: why the line is no valid record, or ``None``
@@ -59,7 +62,7 @@ class RecordPart(NamedTuple):
     offset: int
     members: dict[str, Any]
     list_name: str | None = None
-    values: list[Any] = []  # noqa: RUF012  # read_records never changes a default
+    values: Sequence[Any] = []  # read_records never changes a default
     start: int = 0
     is_last: bool = True
     problem: str | None = None
@@ -88,7 +91,10 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def read_records(
-    pieces: Iterable[bytes], path: str, loads: Callable[[str], Any] = load_strictly
+    pieces: Iterable[bytes],
+    path: str,
+    loads: Callable[[str], Any] = load_strictly,
+    load_list: Callable[[bytes], Sequence[Any] | None] | None = None,
 ) -> Iterator[RecordPart]:
     """
     Yield the records of a JSON Lines object, in the order of its lines.
@@ -102,6 +108,8 @@ def read_records(
     :param pieces: the object's bytes, in pieces of any size
     :param path: the object's path, ``s3://bucket/key``, for messages
     :param loads: parses JSON text, as ``json.loads`` does: it raises ValueError, or RecursionError
+    :param load_list: parses elements of a list of users, without brackets, into any sequence; it returns
+        ``None`` for what ``loads`` is to judge
     :raises S3RefusedError: when the object is compressed
 
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/batch-segment-job-output-examples.html
@@ -114,7 +122,7 @@ def read_records(
             path,
             0,
         )
-    reader = _Reader(lines, loads)
+    reader = _Reader(lines, loads, load_list)
     number = 0
     while not lines.is_at_end():
         number += 1
@@ -127,13 +135,23 @@ def read_records(
 
 
 class _Reader:
-    def __init__(self, lines: LineBuffer, loads: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        lines: LineBuffer,
+        loads: Callable[[str], Any],
+        load_list: Callable[[bytes], Sequence[Any] | None] | None,
+    ) -> None:
         self._lines = lines
         self._loads = loads
+        self._load_list = load_list
         # Nobody can write a record that has it, too.
         self._mark = secrets.token_hex(16)
 
     def parse_record(self, number: int, begin: int, line: bytearray, has_end: bool) -> RecordPart:
+        if self._load_list is not None and len(line) >= LONG_LIST:
+            part = self._parse_list_apart(number, begin, line, self._load_list)
+            if part:
+                return part
         try:
             record = self._parse(line, begin)
         except _InvalidRecordError as error:
@@ -142,6 +160,25 @@ class _Reader:
             members, name, values = _take_list(record)
         except _InvalidRecordError as error:
             return RecordPart(number, begin, {}, problem=str(error))
+        return RecordPart(number, begin, members, name, values)
+
+    def _parse_list_apart(
+        self, number: int, begin: int, line: bytearray, load_list: Callable[[bytes], Sequence[Any] | None]
+    ) -> RecordPart | None:
+        """Return a record whose list another function than ``loads`` can parse; ``None`` if there is none."""
+        start = find_list(line, "output", LIST_NAMES)
+        end = -1 if start is None else line.find(b"]", start)
+        if end < 0:
+            return None
+        values = load_list(bytes(line[start:end]))
+        if values is None:
+            return None
+        # The mark is found in the list's place only if it is the list's place, and all around it is JSON.
+        around = line[:start] + f'"{self._mark}"'.encode() + line[end:]
+        try:
+            members, name = self._find_mark(self._parse(around, begin))
+        except _InvalidRecordError:
+            return None
         return RecordPart(number, begin, members, name, values)
 
     def read_long_record(self, number: int) -> Iterator[RecordPart]:
@@ -169,18 +206,18 @@ class _Reader:
         self._lines.skip(end)
         return bytes(head[:end])
 
-    def _read_list(self) -> Iterator[list[Any]]:
+    def _read_list(self) -> Iterator[Sequence[Any]]:
         follows_comma = False
         while True:
             values, size, is_end = self._parse_window(follows_comma)
             self._lines.skip(size)
-            if values:
+            if len(values):
                 yield values
             if is_end:
                 return
             follows_comma = True
 
-    def _parse_window(self, follows_comma: bool) -> tuple[list[Any], int, bool]:
+    def _parse_window(self, follows_comma: bool) -> tuple[Sequence[Any], int, bool]:
         """Return the next elements, how many bytes they and their end take, and whether these were all."""
         window, is_rest = self._lines.peek(WINDOW)
         # As a rule a quote and a comma end an element. Where they are within one, or the list ends before
@@ -199,11 +236,15 @@ class _Reader:
                 else f"one of its users has more than {WINDOW} bytes"
             )
         values = self._parse_elements(window[: cut.place])
-        if not values and (follows_comma or not cut.is_end):
+        if not len(values) and (follows_comma or not cut.is_end):
             raise _InvalidRecordError(f"not JSON: Expecting value (byte {self._lines.offset + cut.place})")
         return values, cut.place + 1, cut.is_end
 
-    def _parse_elements(self, text: bytearray) -> list[Any]:
+    def _parse_elements(self, text: bytearray) -> Sequence[Any]:
+        if self._load_list is not None:
+            known = self._load_list(bytes(text))
+            if known is not None:
+                return known
         values: list[Any] = self._parse(text, self._lines.offset, "[", "]")
         return values
 

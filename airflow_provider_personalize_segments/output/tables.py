@@ -1,0 +1,319 @@
+"""The tables that a job's output becomes: their columns, and rows, gathered until they fill a row group."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.output.records import RecordPart
+from airflow_provider_personalize_segments.plain_json import clean_text, show
+
+GROUP_ROWS = 256 * 1024
+"""Rows of a row group, or a few more: readers skip and share out work by these."""
+GROUP_BYTES = 32 * 1024**2
+"""Bytes of text in a row group, or a few more; so long IDs take no more memory than short ones."""
+MAX_INPUT_LENGTH = 2000
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+"""Text that is the same in many rows; readers find plain text."""
+
+
+def _schema(**types: pa.DataType) -> pa.Schema:
+    return pa.schema(list(types.items()))
+
+
+SEGMENTS = _schema(query=_TEXT, user_id=pa.string(), rank=pa.int32(), job_arn=_TEXT)
+RECOMMENDATIONS = _schema(
+    query=_TEXT,
+    item_id=pa.string(),
+    rank=pa.int32(),
+    score=pa.float64(),
+    theme=_TEXT,
+    theme_relevance_score=pa.float64(),
+    job_arn=_TEXT,
+)
+ERRORS = _schema(
+    file=_TEXT, line=pa.int64(), offset=pa.int64(), error=pa.string(), input=pa.string(), job_arn=_TEXT
+)
+
+
+class WrongRecordError(Exception):
+    """A record is JSON, and cannot be rows; the message says why."""
+
+
+class Rows(ABC):
+    """
+    Gathers a table's rows until they are a row group.
+
+    :param job_arn: the job's ARN, which is in each row
+    """
+
+    schema: pa.Schema
+
+    def __init__(self, job_arn: str) -> None:
+        self.job_arn = job_arn
+        self._clear()
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are enough for a row group."""
+        return self._length >= GROUP_ROWS or self._bytes >= GROUP_BYTES
+
+    def take_group(self) -> pa.Table:
+        """Return what was gathered, and begin anew."""
+        job_arn = _repeat(self.job_arn, self._length)
+        table = pa.table([*self._columns(), job_arn], schema=self.schema)
+        self._clear()
+        return table
+
+    def _clear(self) -> None:
+        self._length = 0
+        self._bytes = 0
+
+    @abstractmethod
+    def _columns(self) -> list[Any]:
+        """Return all columns but the last."""
+
+
+class ResultRows(Rows):
+    """The rows of a record's results; base of those for the two kinds of job."""
+
+    def __init__(self, job_arn: str) -> None:
+        super().__init__(job_arn)
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._queries: list[str] = []
+        self._query_of = bytearray()
+        self._ranks = bytearray()
+
+    @abstractmethod
+    def add(self, part: RecordPart, query: str) -> int:
+        """
+        Add what a part of a record holds, and return how many rows that is.
+
+        :param part: the part
+        :param query: what was asked for, see :func:`find_query`
+        :raises WrongRecordError: when it cannot be rows; nothing was added
+        """
+
+    def _add_rows(self, query: str, count: int, start: int) -> int:
+        if not self._queries or self._queries[-1] != query:
+            self._queries.append(query)
+        index = len(self._queries) - 1
+        self._query_of += index.to_bytes(4, sys.byteorder) * count
+        self._ranks += _count_from(start + 1, count)
+        self._length += count
+        return count
+
+    def _columns(self) -> list[Any]:
+        queries = pa.DictionaryArray.from_arrays(
+            _from_bytes(pa.int32(), self._query_of), pa.array(self._queries, pa.string())
+        )
+        return [queries, _from_bytes(pa.int32(), self._ranks)]
+
+
+class SegmentRows(ResultRows):
+    """A row for each user of a segment."""
+
+    schema = SEGMENTS
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._users: list[pa.StringArray] = []
+
+    def add(self, part: RecordPart, query: str) -> int:
+        """Add the users of a part of a record; see :meth:`ResultRows.add`."""
+        users = part.values
+        if not isinstance(users, pa.StringArray):
+            users = _make_texts(users, f"the record's {part.list_name}")
+        self._users.append(users)
+        self._bytes += users.nbytes
+        return self._add_rows(query, len(users), part.start)
+
+    def _columns(self) -> list[Any]:
+        query, rank = super()._columns()
+        return [query, pa.chunked_array(self._users, pa.string()), rank]
+
+
+class RecommendationRows(ResultRows):
+    """A row for each item that was recommended."""
+
+    schema = RECOMMENDATIONS
+    _items_name = BatchJobKind.INFERENCE.result_members[0]
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._items: list[str] = []
+        self._scores: list[float | None] = []
+        self._theme_scores: list[float | None] = []
+        self._themes: list[str | None] = []
+        self._theme_of = bytearray()
+
+    def add(self, part: RecordPart, query: str) -> int:
+        """Add the items of a record; see :meth:`ResultRows.add`."""
+        output = part.members["output"]
+        items = output.get(self._items_name)
+        if not isinstance(items, list) or not all(type(each) is str for each in items):
+            raise WrongRecordError(f"the record's {self._items_name} holds something else than text")
+        count = len(items)
+        scores = _find_numbers(output, "scores", count)
+        theme_scores = _find_numbers(output, "itemsThemeRelevanceScores", count)
+        theme = output.get("theme")
+        if theme is not None:
+            theme = _check_text(theme, "the record's theme")
+        texts = "".join(items)
+        if not texts.isascii():
+            for item in items:
+                _check_text(item, f"the record's {self._items_name}")
+        self._items += items
+        self._scores += scores or [None] * count
+        self._theme_scores += theme_scores or [None] * count
+        if not self._themes or self._themes[-1] != theme:
+            self._themes.append(theme)
+        self._theme_of += (len(self._themes) - 1).to_bytes(4, sys.byteorder) * count
+        self._bytes += len(texts)
+        return self._add_rows(query, count, 0)
+
+    def _columns(self) -> list[Any]:
+        query, rank = super()._columns()
+        themes = pa.DictionaryArray.from_arrays(
+            _from_bytes(pa.int32(), self._theme_of), pa.array(self._themes, pa.string())
+        )
+        return [
+            query,
+            pa.array(self._items, pa.string()),
+            rank,
+            pa.array(self._scores, pa.float64()),
+            themes,
+            pa.array(self._theme_scores, pa.float64()),
+        ]
+
+
+class ErrorRows(Rows):
+    """A row for each record that is of no use."""
+
+    schema = ERRORS
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._rows: list[tuple[Any, ...]] = []
+
+    def add(self, file: str, part: RecordPart, error: str) -> None:
+        """
+        Add a record.
+
+        :param file: the path of the file it is in
+        :param part: its last part
+        :param error: why it is of no use
+        """
+        given = part.members.get("input", part.members.get("itemAttributes"))
+        text = None if given is None else show(given) if not isinstance(given, str) else given
+        row = (file, part.line, part.offset, clean_text(error), text and clean_text(text, MAX_INPUT_LENGTH))
+        self._rows.append(row)
+        self._length += 1
+        self._bytes += len(row[3]) + len(row[4] or "")
+
+    def _columns(self) -> list[Any]:
+        return [
+            pa.array([row[index] for row in self._rows], field.type)
+            for index, field in enumerate(self.schema)
+            if field.name != "job_arn"
+        ]
+
+
+ROWS: Mapping[BatchJobKind, type[ResultRows]] = {
+    BatchJobKind.SEGMENT: SegmentRows,
+    BatchJobKind.INFERENCE: RecommendationRows,
+}
+
+
+def find_query(kind: BatchJobKind, members: Mapping[str, Any]) -> str | None:
+    """
+    Return what a record's results were asked for by: an item, an expression of attributes, or a user.
+
+    :param kind: the kind of job that wrote it
+    :param members: the record, or the members of it that are known so far
+    :returns: the text; ``None`` when it has none that is text in UTF-8
+    """
+    given = members.get("input")
+    names = [each[0] for each, _ in kind.input_records]
+    places = [(given, name) for name in names] if isinstance(given, Mapping) else []
+    for place, name in [*places, (members, "itemAttributes")]:
+        value = place.get(name)
+        if (isinstance(value, str) and value.isprintable()) or (isinstance(value, str) and _is_utf8(value)):
+            return value
+    return None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_text(value: object, source: str) -> str:
+    if not isinstance(value, str):
+        raise WrongRecordError(f"{source} holds something else than text")
+    if not _is_utf8(value):
+        raise WrongRecordError(f"{source} holds half a character, which no table can: {show(value)}")
+    return value
+
+
+def _make_texts(values: Sequence[Any], source: str) -> pa.StringArray:
+    try:
+        if all(type(value) is str for value in values):
+            return pa.array(values, pa.string())
+    except UnicodeEncodeError:
+        pass
+    for value in values:
+        _check_text(value, source)
+    raise WrongRecordError(f"{source} holds something else than text")
+
+
+def _find_numbers(output: Mapping[str, Any], name: str, count: int) -> list[float] | None:
+    """Return the numbers that belong to the items; ``None`` when there are none."""
+    numbers = output.get(name)
+    if numbers is None:
+        return None
+    is_complete = isinstance(numbers, list) and len(numbers) == count
+    if not is_complete or not {type(each) for each in numbers} <= {float, int}:
+        raise WrongRecordError(f"the record's {name} are not a number for each item")
+    try:
+        return [float(each) for each in numbers] if int in {type(each) for each in numbers} else numbers
+    except OverflowError:
+        raise WrongRecordError(f"the record's {name} are not a number for each item") from None
+
+
+_COUNTED = pa.array(array("i", range(1, 64 * 1024 + 1)), pa.int32())
+_COUNTED_BYTES: bytes = _COUNTED.buffers()[1].to_pybytes()
+
+
+def _count_from(start: int, count: int) -> bytes | bytearray:
+    """Return whole numbers, one after the other, as 32 bits each."""
+    if start == 1 and count <= len(_COUNTED):
+        return _COUNTED_BYTES[: 4 * count]
+    numbers = bytearray()
+    for done in range(0, count, len(_COUNTED)):
+        block = _COUNTED[: count - done]
+        numbers += pc.add(block, pa.scalar(start + done - 1, pa.int32())).buffers()[1].to_pybytes()
+    return numbers
+
+
+def _from_bytes(type_: pa.DataType, data: bytearray) -> pa.Array:
+    return pa.Array.from_buffers(type_, len(data) // 4, [None, pa.py_buffer(data)])
+
+
+def _repeat(text: str, count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(_from_bytes(pa.int32(), bytearray(4 * count)), pa.array([text]))
