@@ -335,8 +335,8 @@ class PersonalizeRecommendationsToParquetOperator(OutputToParquetOperator):
     Write the output of a batch inference job as Parquet: a row for each item that is recommended.
 
     The columns are ``query`` (text: the user, or the item), ``item_id`` (text), ``rank`` (int32, 1 is the
-    best item), ``score`` (float64), ``theme`` (text), ``theme_relevance_score`` (float64) and ``job_arn`` (text).
-    Scores and themes are null where the job gives none.
+    best item), ``score`` (float64), ``theme`` (text), ``theme_relevance_score`` (float64) and ``job_arn``
+    (text). Scores and themes are null where the job gives none.
 
     Parameters and XCom: see :class:`~.output.task.OutputToParquetOperator`.
     """

@@ -20,7 +20,7 @@ from airflow_provider_personalize_segments.output.objects import (
     read_object,
     split_path,
 )
-from airflow_provider_personalize_segments.output.records import RecordPart, read_records
+from airflow_provider_personalize_segments.output.records import RecordBlock, RecordPart, read_records
 from airflow_provider_personalize_segments.plain_json import clean_text, show
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ def _read(client: Any, kind: BatchJobKind, job_arn: str, outputs: list[S3Object]
     summary = OutputSummary(len(outputs), sum(each.size for each in outputs))
     are_texts = True
     for file, part in read_output(client, job_arn, outputs, Progress(summary, log)):
+        assert isinstance(part, RecordPart)  # without a function for blocks there are none
         are_texts = are_texts and all(isinstance(value, str) for value in part.values)
         if part.is_last:
             summary.count(find_error(kind, part, are_texts=are_texts), file, part)
@@ -237,7 +238,7 @@ class Progress:
 
 def read_output(
     client: Any, job_arn: str, outputs: Sequence[S3Object], progress: Progress, **parsers: Any
-) -> Iterator[tuple[S3Object, RecordPart]]:
+) -> Iterator[tuple[S3Object, RecordPart | RecordBlock]]:
     """
     Yield the records of files that a job wrote, each with its file.
 
@@ -245,14 +246,14 @@ def read_output(
     :param job_arn: the job's ARN
     :param outputs: the files
     :param progress: follows how much was read
-    :param parsers: ``loads`` and ``load_list`` of :func:`~.records.read_records`
+    :param parsers: ``loads``, ``load_list`` and ``load_block`` of :func:`~.records.read_records`
     :raises PersonalizeOutputError: when a file has no record, or is cut off in the middle of one
     """
     for number, each in enumerate(outputs, 1):
-        part: RecordPart | None = None
+        part: RecordPart | RecordBlock | None = None
         pieces = progress.follow(read_object(client, each), number)
         for part in read_records(pieces, each.path, **parsers):
-            if part.is_cut_off:
+            if isinstance(part, RecordPart) and part.is_cut_off:
                 raise PersonalizeOutputError(
                     job_arn, f"{each.path} is cut off in the middle of a record, in line {part.line}"
                 )

@@ -16,10 +16,15 @@ from airflow_provider_personalize_segments.output.checking import (
 from airflow_provider_personalize_segments.output.folders import FileInFolder
 from airflow_provider_personalize_segments.output.objects import S3Object
 from airflow_provider_personalize_segments.output.parquet import ParquetFile
-from airflow_provider_personalize_segments.output.records import RecordPart
+from airflow_provider_personalize_segments.output.record_blocks import (
+    RecommendationBlock,
+    load_recommendations,
+)
+from airflow_provider_personalize_segments.output.records import RecordBlock, RecordPart
 from airflow_provider_personalize_segments.output.tables import (
     ROWS,
     ErrorRows,
+    RecommendationRows,
     Rows,
     WrongRecordError,
     find_query,
@@ -143,10 +148,14 @@ class _Conversion:
     def run(self, client: Any, outputs: Sequence[S3Object], log: Log) -> None:
         self.summary = OutputSummary(len(outputs), sum(each.size for each in outputs), rows=0)
         progress = Progress(self.summary, log)
+        parsers: dict[str, Any] = {"loads": loads, "load_list": load_texts}
+        if isinstance(self._rows, RecommendationRows):
+            parsers["load_block"] = load_recommendations
         long_record: _LongRecord | None = None
-        for file, part in read_output(
-            client, self._job_arn, outputs, progress, loads=loads, load_list=load_texts
-        ):
+        for file, part in read_output(client, self._job_arn, outputs, progress, **parsers):
+            if isinstance(part, RecordBlock):
+                self._add_block(part.values)
+                continue
             place = (file.path, part.line)
             if not part.is_last:
                 if long_record is None:
@@ -180,6 +189,13 @@ class _Conversion:
         """Add a record that is one part; return why that is not possible."""
         query = find_query(self._kind, part.members)
         return self._add_rows(part, query) if query is not None else NO_QUERY
+
+    def _add_block(self, block: RecommendationBlock) -> None:
+        assert isinstance(self._rows, RecommendationRows)
+        added = self._rows.add_block(block)
+        self.summary.records += block.records
+        self.summary.rows = (self.summary.rows or 0) + added
+        self._results.hand_on()
 
     def _add_piece(self, part: RecordPart, record: _LongRecord) -> None:
         if record.query is not None and not record.problem:

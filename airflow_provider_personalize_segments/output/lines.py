@@ -72,6 +72,19 @@ class LineBuffer:
             self.skip(len(line) + has_end)
             return line, has_end
 
+    def take_lines(self, limit: int) -> bytes:
+        """
+        Take as many whole lines as fit, with their ends.
+
+        :param limit: the most bytes that are taken
+        :returns: the lines; empty when the next one is longer, or has no end
+        """
+        self._fill(limit)
+        end = self._buffer.rfind(b"\n", self._position, self._position + limit) + 1
+        lines = bytes(memoryview(self._buffer)[self._position : max(end, self._position)])
+        self.skip(len(lines))
+        return lines
+
     def peek(self, size: int) -> Window:
         """
         Return the next bytes of the line without taking them.

@@ -25,6 +25,8 @@ WINDOW = 1024**2
 """Bytes of a long line that are parsed at once: the most for one user, and for all that is not a user."""
 LONG_LIST = 16 * 1024
 """Bytes of a line from which its list is parsed apart, where there is a function for lists."""
+BLOCK_SIZE = 2 * 1024**2
+"""Bytes of lines that are parsed at once, where there is a function for blocks."""
 LIST_NAMES = BatchJobKind.SEGMENT.result_members
 """Members of a record's ``output`` that hold a list of users."""
 _BYTE_ORDER_MARK = "\ufeff"
@@ -69,6 +71,20 @@ class RecordPart(NamedTuple):
     is_cut_off: bool = False
 
 
+class RecordBlock(NamedTuple):
+    """
+    Records that were parsed at once.
+
+    :param line: the first line's number, from 1
+    :param offset: where it begins, in bytes from the beginning of the object
+    :param values: what ``load_block`` made of them
+    """
+
+    line: int
+    offset: int
+    values: Any
+
+
 class _InvalidRecordError(Exception):
     """A line is no record; the message says why."""
 
@@ -95,7 +111,8 @@ def read_records(
     path: str,
     loads: Callable[[str], Any] = load_strictly,
     load_list: Callable[[bytes], Sequence[Any] | None] | None = None,
-) -> Iterator[RecordPart]:
+    load_block: Callable[[bytes], Any] | None = None,
+) -> Iterator[RecordPart | RecordBlock]:
     """
     Yield the records of a JSON Lines object, in the order of its lines.
 
@@ -110,6 +127,9 @@ def read_records(
     :param loads: parses JSON text, as ``json.loads`` does: it raises ValueError, or RecursionError
     :param load_list: parses elements of a list of users, without brackets, into any sequence; it returns
         ``None`` for what ``loads`` is to judge
+    :param load_block: parses whole lines, which are valid records, at once into whatever it likes, with the
+        indices of those that are to be parsed by themselves in ``others``; it returns ``None`` for what
+        ``loads`` is to judge. With it, some of what is yielded is a :class:`RecordBlock`
     :raises S3RefusedError: when the object is compressed
 
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/batch-segment-job-output-examples.html
@@ -125,6 +145,12 @@ def read_records(
     reader = _Reader(lines, loads, load_list)
     number = 0
     while not lines.is_at_end():
+        begin = lines.offset
+        block = lines.take_lines(BLOCK_SIZE) if load_block else b""
+        if load_block and block:
+            yield from reader.read_block(number, begin, block, load_block)
+            number += block.count(b"\n")
+            continue
         number += 1
         begin = lines.offset
         taken = lines.take_line(LONG_LINE)
@@ -161,6 +187,21 @@ class _Reader:
         except _InvalidRecordError as error:
             return RecordPart(number, begin, {}, problem=str(error))
         return RecordPart(number, begin, members, name, values)
+
+    def read_block(
+        self, before: int, begin: int, block: bytes, load_block: Callable[[bytes], Any]
+    ) -> Iterator[RecordPart | RecordBlock]:
+        loaded = load_block(block)
+        lines = block.split(b"\n")[:-1]
+        if loaded is not None:
+            yield RecordBlock(before + 1, begin, loaded)
+        others = range(len(lines)) if loaded is None else loaded.others
+        done = 0
+        for index in others:
+            begin += sum(len(line) + 1 for line in lines[done:index])
+            done = index
+            if lines[index].strip(_JSON_SPACE):
+                yield self.parse_record(before + 1 + index, begin, bytearray(lines[index]), True)
 
     def _parse_list_apart(
         self, number: int, begin: int, line: bytearray, load_list: Callable[[bytes], Sequence[Any] | None]

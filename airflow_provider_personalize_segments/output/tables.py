@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.output.record_blocks import RecommendationBlock, count_from_one
 from airflow_provider_personalize_segments.output.records import RecordPart
 from airflow_provider_personalize_segments.plain_json import clean_text, show
 
@@ -87,11 +87,11 @@ class Rows(ABC):
 class ResultRows(Rows):
     """The rows of a record's results; base of those for the two kinds of job."""
 
-    def __init__(self, job_arn: str) -> None:
-        super().__init__(job_arn)
-
     def _clear(self) -> None:
         super()._clear()
+        self._clear_lists()
+
+    def _clear_lists(self) -> None:
         self._queries: list[str] = []
         self._query_of = bytearray()
         self._ranks = bytearray()
@@ -127,8 +127,8 @@ class SegmentRows(ResultRows):
 
     schema = SEGMENTS
 
-    def _clear(self) -> None:
-        super()._clear()
+    def _clear_lists(self) -> None:
+        super()._clear_lists()
         self._users: list[pa.StringArray] = []
 
     def add(self, part: RecordPart, query: str) -> int:
@@ -153,41 +153,73 @@ class RecommendationRows(ResultRows):
 
     def _clear(self) -> None:
         super()._clear()
+        self._blocks: list[pa.Table] = []
+        self._clear_lists()
+
+    def _clear_lists(self) -> None:
+        super()._clear_lists()
         self._items: list[str] = []
         self._scores: list[float | None] = []
         self._theme_scores: list[float | None] = []
-        self._themes: list[str | None] = []
+        self._themes: list[str] = []
         self._theme_of = bytearray()
 
     def add(self, part: RecordPart, query: str) -> int:
         """Add the items of a record; see :meth:`ResultRows.add`."""
         output = part.members["output"]
         items = output.get(self._items_name)
-        if not isinstance(items, list) or not all(type(each) is str for each in items):
-            raise WrongRecordError(f"the record's {self._items_name} holds something else than text")
+        if not isinstance(items, list):
+            raise WrongRecordError(f"the record's output has no {self._items_name}")
+        for item in items:
+            _check_text(item, f"the record's {self._items_name}")
         count = len(items)
         scores = _find_numbers(output, "scores", count)
         theme_scores = _find_numbers(output, "itemsThemeRelevanceScores", count)
         theme = output.get("theme")
         if theme is not None:
             theme = _check_text(theme, "the record's theme")
-        texts = "".join(items)
-        if not texts.isascii():
-            for item in items:
-                _check_text(item, f"the record's {self._items_name}")
         self._items += items
         self._scores += scores or [None] * count
         self._theme_scores += theme_scores or [None] * count
-        if not self._themes or self._themes[-1] != theme:
+        if theme is not None and self._themes[-1:] != [theme]:
             self._themes.append(theme)
-        self._theme_of += (len(self._themes) - 1).to_bytes(4, sys.byteorder) * count
-        self._bytes += len(texts)
+        index = -1 if theme is None else len(self._themes) - 1
+        self._theme_of += index.to_bytes(4, sys.byteorder, signed=True) * count
+        self._bytes += sum(map(len, items))
         return self._add_rows(query, count, 0)
+
+    def add_block(self, block: RecommendationBlock) -> int:
+        """
+        Add records that were parsed at once, and return how many rows that is.
+
+        :param block: the records
+        """
+        self._end_lists()
+        self._blocks.append(block.columns)
+        self._length += len(block.columns)
+        self._bytes += block.columns.nbytes
+        return len(block.columns)
+
+    def take_group(self) -> pa.Table:
+        """Return what was gathered, and begin anew; see :meth:`Rows.take_group`."""
+        self._end_lists()
+        # One dictionary for a row group: with several, Parquet would write each value in full.
+        table = pa.concat_tables(self._blocks).unify_dictionaries()
+        table = table.append_column("job_arn", _repeat(self.job_arn, len(table)))
+        self._clear()
+        return table.cast(self.schema)
+
+    def _end_lists(self) -> None:
+        """Make a block of the records that were parsed one by one."""
+        if self._queries:
+            self._blocks.append(pa.table(self._columns(), self.schema.names[:-1]))
+            self._clear_lists()
 
     def _columns(self) -> list[Any]:
         query, rank = super()._columns()
+        theme_of = _from_bytes(pa.int32(), self._theme_of)
         themes = pa.DictionaryArray.from_arrays(
-            _from_bytes(pa.int32(), self._theme_of), pa.array(self._themes, pa.string())
+            pc.if_else(pc.less(theme_of, 0), None, theme_of), pa.array(self._themes, pa.string())
         )
         return [
             query,
@@ -296,7 +328,7 @@ def _find_numbers(output: Mapping[str, Any], name: str, count: int) -> list[floa
         raise WrongRecordError(f"the record's {name} are not a number for each item") from None
 
 
-_COUNTED = pa.array(array("i", range(1, 64 * 1024 + 1)), pa.int32())
+_COUNTED = count_from_one(64 * 1024)
 _COUNTED_BYTES: bytes = _COUNTED.buffers()[1].to_pybytes()
 
 

@@ -12,14 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import TaskInstance
 
-from airflow_provider_personalize_segments.errors import (
-    InvalidParameterError,
-    PersonalizeJobFailedError,
-    PersonalizeOutputError,
-)
-from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.operators import (
-    PersonalizeRecommendationsToParquetOperator,
     PersonalizeSegmentsToParquetOperator,
 )
 
