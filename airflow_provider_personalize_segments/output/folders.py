@@ -164,14 +164,16 @@ class S3Folder(Folder):
     @contextmanager
     def _explained(self, name: str, action: str) -> Iterator[None]:
         """Raise in words what S3 says; an object that is not there is no more than that."""
+        is_there = True
         with explained(self.path + name, action):
             try:
                 yield
             except ClientError as error:
-                code = error.response.get("Error", {}).get("Code")
-                if code in ("404", "NoSuchKey"):
-                    raise FileNotFoundError(self.path + name) from None
-                raise
+                is_there = error.response.get("Error", {}).get("Code") not in ("404", "NoSuchKey")
+                if is_there:
+                    raise
+        if not is_there:
+            raise FileNotFoundError(self.path + name)
 
 
 class _S3File(FileInFolder):

@@ -131,7 +131,8 @@ class _Result:
         self._check_folder(names)
         whole = self._find_published(names)
         if whole:
-            self._log.info("The result is there already, in %s.", self._folder.path)
+            self._log.info("The result is there already, in %s", self._folder.path)
+            self._remove_staged()  # the try that completed it may have been killed before it did
             return self._end(whole, max_error_rate)
         part = self._read_note(number, names)
         if part:

@@ -105,5 +105,5 @@ class OutputToParquetOperator(PersonalizeTask):
         try:
             from airflow_provider_personalize_segments.output.publishing import write_tables
         except ModuleNotFoundError as error:
-            raise ExtraNotInstalledError(str(error.name), "parquet") from None
+            raise ExtraNotInstalledError(str(error.name).partition(".")[0], "parquet") from None
         return write_tables(hook, self.job_arn, output_path, output_file, limit or 0.0, self.log)

@@ -1,0 +1,641 @@
+"""What is in the tables is what ``json.loads`` says, whatever cuts a line, and however it is parsed."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from unittest.mock import patch
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_personalize_segments.errors import PersonalizeOutputError, S3RefusedError
+from airflow_provider_personalize_segments.output import records, tables
+from airflow_provider_personalize_segments.output.arrow_lists import load_texts, loads
+from airflow_provider_personalize_segments.output.converting import convert_output
+from airflow_provider_personalize_segments.output.folders import FileInFolder
+from airflow_provider_personalize_segments.output.objects import S3Object
+from airflow_provider_personalize_segments.output.record_blocks import load_recommendations
+from airflow_provider_personalize_segments.output.records import load_strictly
+
+ARNS = {
+    kind: f"arn:aws:personalize:us-east-1:123456789012:batch-{kind}-job/weekly"
+    for kind in ("segment", "inference")
+}
+log = logging.getLogger("tables")
+
+
+class Bucket:
+    """S3 as far as reading goes, without a network between."""
+
+    def __init__(self, files):
+        self.files = files
+
+    def get_object(self, *, Bucket, Key, IfMatch, Range):  # noqa: N803
+        begin, _, last = Range.removeprefix("bytes=").partition("-")
+        body = self.files[Key][int(begin) : int(last) + 1]
+        return {"Body": io.BytesIO(body), "ContentRange": f"bytes {begin}-{last}/*"}
+
+
+class Written(FileInFolder):
+    """A file in memory that remembers how it ended."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = bytearray()
+        self.ending = None
+
+    def tell(self):
+        return len(self.bytes)
+
+    def write(self, data):
+        self.bytes += data
+        return memoryview(data).nbytes
+
+    def finish(self):
+        self.ending = "finished"
+
+    def give_up(self):
+        self.ending = "given up"
+
+
+class Conversion:
+    """Converts files, and reads what came of it."""
+
+    def __init__(self, kind, files):
+        self.results, self.errors = [], []
+        outputs = [S3Object("shop", key, len(body), '"1"', datetime.now(UTC)) for key, body in files.items()]
+        self.summary, self.has_errors = convert_output(
+            Bucket(files),
+            ARNS[kind],
+            outputs,
+            lambda: self._open(self.results),
+            lambda: self._open(self.errors),
+            log,
+        )
+
+    @staticmethod
+    def _open(files):
+        files.append(Written())
+        return files[-1]
+
+    @property
+    def table(self):
+        return pq.read_table(io.BytesIO(self.results[-1].bytes))
+
+    @property
+    def error_rows(self):
+        return pq.read_table(io.BytesIO(self.errors[-1].bytes)).to_pylist() if self.has_errors else []
+
+
+def convert(kind, data, sizes=None):
+    """Convert one file, with bounds in bytes and rows that the test chooses."""
+    bounds = {"LONG_LINE": 200, "LONG_LIST": 30, "WINDOW": 150, "BLOCK_SIZE": 120, "GROUP_ROWS": 7} | (
+        sizes or {}
+    )
+    group = bounds.pop("GROUP_ROWS")
+    with patch.multiple(records, **bounds), patch.object(tables, "GROUP_ROWS", group):
+        return Conversion(kind, {"items.json.out": data})
+
+
+# --- What it should be ----------------------------------------------------------------------------
+
+QUERY_NAMES = {"segment": ("itemId", "itemAttributes"), "inference": ("userId", "itemId")}
+
+
+def is_text(value):
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def are_numbers(values, count):
+    try:
+        return (
+            isinstance(values, list)
+            and len(values) == count
+            and all(type(each) in (int, float) and float(each) is not None for each in values)
+        )
+    except OverflowError:
+        return False
+
+
+def expect_rows(kind, line):
+    """Return the rows that a line should become; ``None`` when it is a record with an error."""
+    try:
+        record = load_strictly(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or record.get("error") not in (None, ""):
+        return None
+    output = record.get("output")
+    given = record.get("input") if isinstance(record.get("input"), dict) else {}
+    queries = [given.get(name) for name in QUERY_NAMES[kind]] + [record.get("itemAttributes")]
+    query = next((each for each in queries if is_text(each)), None)
+    if not isinstance(output, dict) or query is None:
+        return None
+    names = ("usersList", "recommendedUsers") if kind == "segment" else ("recommendedItems",)
+    values = next((output[name] for name in output if name in names and isinstance(output[name], list)), None)
+    if values is None or not all(map(is_text, values)):
+        return None
+    if kind == "segment":
+        return [(query, user, rank) for rank, user in enumerate(values, 1)]
+    count = len(values)
+    scores, theme = output.get("scores"), output.get("theme")
+    themed = output.get("itemsThemeRelevanceScores")
+    if not (scores is None or are_numbers(scores, count)) or not (
+        themed is None or are_numbers(themed, count)
+    ):
+        return None
+    if theme is not None and not is_text(theme):
+        return None
+    return [
+        (query, item, rank, score, theme, relevance)
+        for rank, (item, score, relevance) in enumerate(
+            zip(values, scores or [None] * count, themed or [None] * count, strict=True), 1
+        )
+    ]
+
+
+def check(kind, data, sizes=None):
+    """Fail unless the tables hold what they should; lines may be too long for what they hold."""
+    done = convert(kind, data, sizes)
+    lines = data.split(b"\n")
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip(b" \t\r")]
+    expected = {number: expect_rows(kind, line) for number, line in numbered}
+    bad = {row["line"]: row["error"] for row in done.error_rows}
+    for number, error in bad.items():
+        is_bound = any(
+            words in error for words in ("outside its list", "it repeats", "one of its users has more than")
+        )
+        if expected[number] is not None:
+            assert is_bound, error
+            assert len(lines[number - 1]) > (sizes or {}).get("LONG_LINE", 200)
+            expected[number] = None
+    assert {number for number, rows in expected.items() if rows is None} == bad.keys()
+    rows = [row for rows in expected.values() for row in rows or []]
+    found = [tuple(row.values())[:-1] for row in done.table.to_pylist()]
+    # Of a block, good records come first.
+    assert sorted(found, key=repr) == sorted(rows, key=repr) if kind == "inference" else found == rows
+    assert (done.summary.rows, done.summary.errors, done.summary.records) == (
+        len(rows),
+        len(bad),
+        len(numbered),
+    )
+    return done
+
+
+# --- Segments -------------------------------------------------------------------------------------
+
+
+def segment(query, users, name="usersList", given="itemId"):
+    return {"input": {given: query}, "output": {name: users}, "error": None}
+
+
+def dump(*found, **options):
+    return b"".join(json.dumps(each, **options).encode() + b"\n" for each in found)
+
+
+IDS = [f"user-{number}" for number in range(40)]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        segment("105", IDS),
+        segment("105", IDS, "recommendedUsers"),
+        segment('ITEMS.genres = "Comedy"', IDS, given="itemAttributes"),
+        {"itemAttributes": 'ITEMS.genres = "Comedy"', "output": {"recommendedUsers": IDS}},
+        {"error": "", "output": {"usersList": IDS}, "input": {"itemId": "x"}},
+        {"output": {"usersList": IDS}, "error": None, "input": {"itemId": "x"}},
+        segment("ä\U0001f600", [f"ä{each}" for each in IDS]),
+        segment("105", ["", '"', "\\", "a]b", "[", ",", '","', "\x00", "\n", "\u2028"] * 9),
+        segment("105", []),
+        segment("105", ["one"]),
+    ],
+    ids=lambda record: json.dumps(record)[:50],
+)
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" ,\t", " : ")])
+@pytest.mark.parametrize("longest", [200, 10_000])
+def test_both_known_shapes_are_rows(record, separators, longest):
+    data = dump(record, segment("last", ["a"]), separators=separators, ensure_ascii=False)
+    done = check("segment", data, {"LONG_LINE": longest})
+    assert done.summary.errors == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "error"),
+    [
+        ({**segment("105", IDS), "error": "User error: no such item"}, "User error: no such item"),
+        (segment("105", [*IDS, 7]), "usersList holds something else than text"),
+        (segment("105", [*IDS, None]), "usersList holds something else than text"),
+        (segment("105", [*IDS, "\ud800"]), "usersList holds half a character, which no table can"),
+        ({"output": {"usersList": IDS}}, "the record does not say for what it was asked"),
+        ({"output": {"usersList": IDS}, "input": {"itemId": 7}}, "does not say for what it was asked"),
+        ({"output": {"usersList": IDS}, "input": {"itemId": "\ud800"}}, "does not say for what it was asked"),
+        ({"output": {"users": IDS}, "input": {"itemId": "1"}}, "the record's output has no usersList"),
+        ({"input": {"itemId": "1"}}, "the record has no output"),
+    ],
+)
+@pytest.mark.parametrize("longest", [200, 10_000])
+def test_a_record_that_cannot_be_rows_is_a_row_of_errors(record, error, longest):
+    data = dump(segment("first", ["a", "b"]), record, segment("last", IDS))
+    done = check("segment", data, {"LONG_LINE": longest})
+    [row] = done.error_rows
+    if "WINDOW" not in row["error"] and "outside its list" not in row["error"]:
+        assert error in row["error"]
+    assert (row["file"], row["line"]) == ("s3://shop/items.json.out", 2)
+    assert data[row["offset"] :].startswith(dump(record)[:30])
+    assert row["job_arn"] == ARNS["segment"]
+    assert {each["query"] for each in done.table.to_pylist()} == {"first", "last"}
+
+
+def test_the_input_of_a_bad_record_is_kept():
+    done = convert(
+        "segment", dump({"input": {"itemId": "7"}, "error": "no"}, {"itemAttributes": "X", "error": "no"})
+    )
+    assert [row["input"] for row in done.error_rows] == ["{'itemId': '7'}", "X"]
+
+
+def test_what_only_the_end_of_a_long_record_tells_takes_a_second_reading(caplog):
+    caplog.set_level("INFO", "tables")
+    late = {"output": {"usersList": IDS}, "input": {"itemId": "late"}, "error": None}
+    void = {"input": {"itemId": "void"}, "output": {"usersList": IDS}, "error": "User error"}
+    done = check("segment", dump(segment("a", IDS), late, void, segment("z", IDS)))
+    assert [each.ending for each in done.results] == ["given up", "finished"]
+    assert [each.ending for each in done.errors] == ["given up", "finished"]
+    assert "The end of 2 long records changes what was read before: reading again." in caplog.text
+    caplog.clear()
+    assert len(check("segment", dump(segment("a", IDS), segment("z", IDS))).results) == 1
+    assert "again" not in caplog.text
+
+
+def test_row_groups_are_full_and_have_dictionaries_where_they_pay():
+    data = dump(*(segment(f"item-{number}", IDS) for number in range(50)))
+    done = convert("segment", data, {"LONG_LINE": 10_000, "GROUP_ROWS": 500})
+    written = pq.ParquetFile(io.BytesIO(done.results[0].bytes))
+    sizes = [written.metadata.row_group(index).num_rows for index in range(written.num_row_groups)]
+    assert sizes == [520, 520, 520, 440]
+    encodings = {
+        written.metadata.row_group(0).column(index).path_in_schema: written.metadata.row_group(0).column(
+            index
+        )
+        for index in range(4)
+    }
+    assert {name for name, each in encodings.items() if each.has_dictionary_page} == {"query", "job_arn"}
+    assert {each.compression for each in encodings.values()} == {"ZSTD"}
+    # Readers see plain columns, not how they are encoded.
+    assert written.schema_arrow.equals(
+        pa.schema({"query": pa.string(), "user_id": pa.string(), "rank": pa.int32(), "job_arn": pa.string()})
+    )
+
+
+def test_long_ids_fill_a_row_group_by_their_bytes():
+    ids = ["x" * 1000] * 10
+    with patch.object(tables, "GROUP_BYTES", 15_000):
+        done = convert("segment", dump(*[segment("a", ids)] * 4), {"LONG_LINE": 10**6, "GROUP_ROWS": 10**6})
+    assert pq.ParquetFile(io.BytesIO(done.results[0].bytes)).num_row_groups == 2
+
+
+def test_a_table_without_rows_has_its_columns():
+    done = check("segment", dump({"input": {"itemId": "1"}, "error": "no"}))
+    assert done.table.column_names == ["query", "user_id", "rank", "job_arn"]
+    assert len(done.table) == 0
+
+
+# --- Recommendations ------------------------------------------------------------------------------
+
+
+def recommendation(query, items, given="userId", **more):
+    return {"input": {given: query}, "output": {"recommendedItems": items, **more}, "error": None}
+
+
+RECOMMENDATIONS = [
+    recommendation("u1", ["a", "b"], scores=[0.5, 0.25]),
+    recommendation("u2", ["c"], scores=[1]),
+    recommendation("u3", []),
+    recommendation("i1", ["d", "e"], "itemId"),
+    recommendation("i2", ["f"], "itemId", theme="For you", itemsThemeRelevanceScores=[-0.1]),
+    recommendation("ä", ["ö\u0000"], scores=[1e-9]),
+    {"error": "User error: no such user", "input": {"userId": "u9"}, "output": {"recommendedItems": []}},
+    {"error": "User error: no such user", "input": {"userId": "u9"}, "output": None},
+    recommendation("u5", ["a"], scores=[]),
+    recommendation("u6", ["a"], scores=["1"]),
+    recommendation("u6", ["a"], scores=[True]),
+    recommendation("u6", ["a"], scores=[None]),
+    recommendation("u6", ["a", "b"], scores=[1, 2, 3]),
+    recommendation("u7", ["a"], theme=7),
+    recommendation("u7", ["\ud800"]),
+    recommendation("u7", [None]),
+    recommendation("u7", "abc"),
+    {"input": {"userId": "u8", "itemList": ["a"]}, "output": {"recommendedItems": ["a"]}},
+    {"output": {"recommendedItems": ["a"]}},
+    {},
+]
+
+
+@pytest.mark.parametrize("size", [1, 150, 100_000])
+def test_recommendations_have_scores_and_themes_where_there_are_some(size):
+    done = check("inference", dump(*RECOMMENDATIONS, *RECOMMENDATIONS[::-1]), {"BLOCK_SIZE": size})
+    assert done.table.schema.equals(
+        pa.schema(
+            {
+                "query": pa.string(),
+                "item_id": pa.string(),
+                "rank": pa.int32(),
+                "score": pa.float64(),
+                "theme": pa.string(),
+                "theme_relevance_score": pa.float64(),
+                "job_arn": pa.string(),
+            }
+        )
+    )
+
+
+def test_a_block_of_good_records_is_parsed_at_once_and_others_by_themselves():
+    good, bad = RECOMMENDATIONS[0], RECOMMENDATIONS[6]
+    block = load_recommendations(dump(good, bad, good, bad, bad))
+    assert (block.records, list(block.others)) == (2, [1, 3, 4])
+    assert block.columns["item_id"].to_pylist() == ["a", "b", "a", "b"]
+    assert block.columns["rank"].to_pylist() == [1, 2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"input":{"userId":"1"},"output":{"recommendedItems":["a"]}}{"x":1}',
+        b'{"x":NaN,"input":{"userId":"1"},"output":{"recommendedItems":["a"]}}',
+        b'{"x":-Infinity,"input":{"userId":"1"},"output":{"recommendedItems":["a"]}}',
+        b'{"x":"\xff","input":{"userId":"1"},"output":{"recommendedItems":["a"]}}',
+        b'{"x":01,"input":{"userId":"1"},"output":{"recommendedItems":["a"]}}',
+        b'{"x":"\\x","input":{"userId":"1"},"output":{"recommendedItems":["a"]}}',
+        b'{"x":"\t","input":{"userId":"1"},"output":{"recommendedItems":["a"]}}',
+        b'{"x":{"input":{"userId":"1"},"output":{"recommendedItems":["a"]}}',
+        b'{"x":1,,"input":{"userId":"1"},"output":{"recommendedItems":["a"]}}',
+        b'{"output":{"recommendedItems":["a"]},"output":{"recommendedItems":["b"]},"input":{"userId":"1"}}',
+        b'{"output":{"recommendedItems":["a"],"scores":[1e999]},"input":{"userId":"1"}}',
+        b'\xef\xbb\xbf{"output":{"recommendedItems":["a"]},"input":{"userId":"1"}}',
+        b'{"output":\n{"recommendedItems":["a"]},"input":{"userId":"1"}}',
+        b"{}\n}\n{",
+        b" ",
+        b"{",
+        b"}",
+    ],
+)
+def test_doubtful_lines_between_good_ones_are_judged_as_jsons_own_parser_judges_them(line):
+    good = dump(RECOMMENDATIONS[0])
+    check("inference", good + line + b"\n" + good, {"BLOCK_SIZE": 100_000, "LONG_LINE": 1000})
+
+
+# --- Any bytes ------------------------------------------------------------------------------------
+
+TEXTS = st.text(max_size=9) | st.text(st.characters(codec="ascii"), max_size=30)
+NUMBERS = st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False, width=32)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=5,
+)
+RECORDS = {
+    "segment": st.fixed_dictionaries(
+        {},
+        optional={
+            "input": st.fixed_dictionaries({}, optional={"itemId": TEXTS, "itemAttributes": TEXTS})
+            | ANYTHING,
+            "output": st.fixed_dictionaries(
+                {},
+                optional={
+                    "usersList": st.lists(TEXTS, max_size=30) | ANYTHING,
+                    "recommendedUsers": st.lists(TEXTS, max_size=30),
+                },
+            ),
+            "error": st.none() | st.just("") | ANYTHING,
+            "itemAttributes": TEXTS,
+            "x": ANYTHING,
+        },
+    ),
+    "inference": st.fixed_dictionaries(
+        {},
+        optional={
+            "input": st.fixed_dictionaries({}, optional={"userId": TEXTS, "itemId": TEXTS}) | ANYTHING,
+            "output": st.fixed_dictionaries(
+                {"recommendedItems": st.lists(TEXTS, max_size=3) | ANYTHING},
+                optional={
+                    "scores": st.lists(NUMBERS, max_size=3) | ANYTHING,
+                    "theme": TEXTS | ANYTHING,
+                    "itemsThemeRelevanceScores": st.lists(NUMBERS, max_size=3),
+                },
+            ),
+            "error": st.none() | st.just("") | TEXTS,
+            "x": ANYTHING,
+        },
+    ),
+}
+
+
+@st.composite
+def files(draw, kind):
+    """Lines of records as some program writes them, and a few bytes of them changed."""
+    found = draw(st.lists(RECORDS[kind], min_size=1, max_size=5))
+    separators = draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,", "  :")]))
+    data = bytearray(dump(*found, separators=separators, ensure_ascii=draw(st.booleans())))
+    for _ in range(draw(st.integers(0, 3))):
+        place = draw(st.integers(0, len(data) - 1))
+        byte = draw(st.sampled_from(b'"\\{}[],:\n\r\t \x00\x1f\x7f\xc3\xff0eN'))
+        change = draw(st.sampled_from(["put", "replace", "cut"]))
+        data[place : place + (change != "put")] = b"" if change == "cut" else bytes([byte])
+    return bytes(data)
+
+
+def check_any(kind, data, size):
+    # A last line without an end is complete, or the file is cut off, which is tested elsewhere.
+    data = data.rstrip(b"\n") + b"\n"
+    if data.strip(b" \t\r\n"):
+        check(kind, data, {"LONG_LINE": size, "LONG_LIST": 20, "WINDOW": 60, "BLOCK_SIZE": 2 * size})
+
+
+@given(data=files("segment"), size=st.sampled_from([60, 120, 100_000]))
+@example(
+    b'{"input":{"itemId":"1"},"output":{"usersList":["a"],"usersList":["aaaaaaaaaaaaaaaaaaaa"]}}\n', 1000
+)
+@example(b'{"output":{"usersList":["a","","b\\""]},"input":{"itemId":"1"}}\n', 1000)
+@settings(max_examples=200)
+def test_segments_are_what_json_loads_says(data, size):
+    check_any("segment", data, size)
+
+
+@given(data=files("inference"), size=st.sampled_from([60, 120, 100_000]))
+@settings(max_examples=200)
+def test_recommendations_are_what_json_loads_says(data, size):
+    check_any("inference", data, size)
+
+
+@given(
+    st.lists(TEXTS, max_size=6),
+    st.sampled_from([",", ", ", " ,", ",\t"]),
+    st.booleans(),
+    st.none() | st.tuples(st.integers(0, 60), st.sampled_from('",\\[]{} \n\t\x00\x1f')),
+)
+@example(['"', ","], ",", False, None)
+@example(["a", "b"], ",", False, (4, '"'))
+def test_lists_of_text_are_what_json_loads_says(texts, separator, is_ascii, change):
+    text = separator.join(json.dumps(each, ensure_ascii=is_ascii) for each in texts)
+    if change:
+        place, character = change
+        text = text[:place] + character + text[place:]
+    try:
+        expected = json.loads(f"[{text}]")
+    except ValueError:
+        expected = None
+    found = load_texts(text.encode(errors="surrogatepass"))
+    if found is not None:
+        assert found.to_pylist() == expected
+    elif expected and not change and "\\" not in text and separator in (",", ", ", ",\t"):
+        assert len(expected) == 0
+
+
+@given(
+    ANYTHING, st.none() | st.tuples(st.integers(0, 60), st.sampled_from('",\\[]{}:0eE-+.NaInfty \x00\x1f'))
+)
+@example(float("inf"), None)
+@example(10**400, None)
+def test_json_is_what_json_loads_says(value, change):
+    text = json.dumps(value)
+    if change:
+        place, character = change
+        text = text[:place] + character + text[place:]
+    try:
+        expected = load_strictly(text)
+    except (ValueError, RecursionError) as error:
+        with pytest.raises(type(error)):
+            loads(text)
+    else:
+        assert json.dumps(loads(text)) == json.dumps(expected)
+
+
+# --- Files that are not as they should be -----------------------------------------------------------
+
+GOOD = dump(segment("1", ["a"]))
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (b"", PersonalizeOutputError, "s3://shop/items.json.out holds no records"),
+        (b"\n\n", PersonalizeOutputError, "s3://shop/items.json.out holds no records"),
+        (b"\x1f\x8b\x08" + GOOD, S3RefusedError, "compressed with gzip"),
+        (
+            GOOD + GOOD[:20],
+            PersonalizeOutputError,
+            "s3://shop/items.json.out is cut off in the middle of a record, in line 2",
+        ),
+        (
+            dump(segment("1", IDS))[:-9],
+            PersonalizeOutputError,
+            "is cut off in the middle of a record, in line 1",
+        ),
+    ],
+)
+def test_a_file_that_is_no_whole_output_makes_no_table(data, error, words):
+    with pytest.raises(error, match=words.replace("(", r"\(")):
+        convert("segment", data)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"input":{"itemId":"1"},"output":{"usersList":["a" "b"]}}',
+        b'{"input":{"itemId":"1"},"output":{"usersList":["a"]}',
+        b'{"input":{"itemId":"1"},"output":{"usersList":["\xff"]}}',
+        b'{"input":{"itemId":"1"},"output":{"usersList":["\x00"]}}',
+        b"\x00" * 50,
+        b'{"input":{"itemId":"1"},"output":{"usersList":["%s"]}}' % (b"x" * 5000),
+        b'{"input":{"itemId":"%s"},"output":{"usersList":["x"]}}' % (b"x" * 5000),
+        b'{"input":{"itemId":"1"},"output":{"usersList":[%s]}}' % (b"[" * 500),
+    ],
+    ids=lambda line: line.decode("latin-1")[:60],
+)
+def test_a_line_that_is_no_record_is_counted_and_the_others_are_there(line):
+    done = check("segment", GOOD + line + b"\n" + GOOD)
+    assert (done.summary.rows, done.summary.errors) == (2, 1)
+    assert done.summary.first_errors[0].startswith("items.json.out line 2: ")
+
+
+# --- Memory -----------------------------------------------------------------------------------------
+
+MEASURE = """
+import re, sys
+from test_tables import Bucket, Written, convert_output, ARNS, S3Object, log
+from datetime import UTC, datetime
+
+class Nothing(Written):
+    size = 0
+    def tell(self): return self.size
+    def write(self, data):
+        self.size += memoryview(data).nbytes
+        return memoryview(data).nbytes
+
+class Line(dict):
+    '''One line of users, made when it is read.'''
+    head, tail = b'{"input":{"itemId":"1"},"output":{"usersList":["0"', b']},"error":null}\\n'
+    user = b',"%s"' % (b"0123456789ab" * 3)
+    def __init__(self, users):
+        self.size = len(self.head) + users * len(self.user) + len(self.tail)
+        self.users = users
+    def __getitem__(self, key):
+        return self
+    def part(self, begin, end):
+        user = len(self.user)
+        first, middle = len(self.head), self.users * user
+        out = self.head[begin:end]
+        a, b = max(begin - first, 0), min(end - first, middle)
+        if b > a:
+            out += (self.user * ((b - a) // user + 2))[a % user : a % user + b - a]
+        return out + self.tail[max(begin - first - middle, 0) : max(end - first - middle, 0)]
+
+class Slices:
+    def __init__(self, line): self.line = line
+    def get_object(self, *, Bucket, Key, IfMatch, Range):
+        begin, _, last = Range.removeprefix("bytes=").partition("-")
+        place = [int(begin)]
+        class Body:
+            def read(self, size):
+                start = place[0]; place[0] = min(start + size, int(last) + 1)
+                return Slices.line.part(start, place[0])
+            def close(self): pass
+        Slices.line = self.line
+        return {"Body": Body(), "ContentRange": f"bytes {begin}-{last}/*"}
+
+line = Line(int(sys.argv[1]))
+def read(name): return int(re.search(rf"{name}:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+before = read("VmRSS")
+output = S3Object("shop", "a", line.size, "1", datetime.now(UTC))
+summary, _ = convert_output(Slices(line), ARNS["segment"], [output], Nothing, Nothing, log)
+print(summary.rows, summary.errors, read("VmHWM") - before)
+"""
+
+
+def test_memory_is_bounded_whatever_the_length_of_a_line():
+    peaks = {}
+    for users in (600_000, 2_400_000):
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, str(users)],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        rows, errors, peak = map(int, done.stdout.split()[-3:])
+        assert (rows, errors) == (users + 1, 0)
+        peaks[users] = peak
+    assert max(peaks.values()) < 192e6, peaks
+    assert peaks[2_400_000] - peaks[600_000] < 40e6, peaks  # of 70 MB
