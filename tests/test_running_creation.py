@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from running_airflow.harness import IS_AIRFLOW_3, RunningAirflow, kill_process, run_airflow
 
@@ -46,6 +51,9 @@ TRIES = {
 """The tasks that are killed, by DAG, and how many tries that takes at least."""
 INPUT, OUTPUT = "s3://example-bucket/input", "s3://example-bucket/output"
 
+BUCKET = "example-bucket"
+FILES = 20
+"""Of the job whose output is converted, and so as many tasks."""
 CONSOLE, S3 = "Amazon Personalize console", "Job output in S3"
 
 
@@ -123,6 +131,37 @@ def task_of(job: dict[str, Any]) -> str:
     return Path(job["jobInput"]["s3DataSource"]["path"]).stem
 
 
+def put_output(local: LocalPersonalize) -> str:
+    """Add a job that is done, with its output in S3, and return its ARN."""
+    output = f"s3://{BUCKET}/output-converted/"
+    job_arn = local.add_job(
+        BatchJobKind.SEGMENT,
+        "converted",
+        solution_version_arn=local.add_solution_version("converted", region_name=OTHER_REGION),
+        status="ACTIVE",
+        created=datetime.now(UTC) - timedelta(hours=1),
+        updated=datetime.now(UTC),
+        input_path=f"s3://{BUCKET}/input-converted/",
+        output_path=output,
+    )
+    with s3_of(local) as s3:
+        for number in range(FILES):
+            users = [f"user-{each}" for each in range(number + 1)]
+            record = {"input": {"itemId": f"item-{number:02}"}, "output": {"usersList": users}, "error": None}
+            key = f"output-converted/items-{number:02}.json.out"
+            s3.put_object(Bucket=BUCKET, Key=key, Body=json.dumps(record).encode())
+    return job_arn
+
+
+@contextmanager
+def s3_of(local: LocalPersonalize) -> Iterator[Any]:
+    """A client for S3, with a bucket."""
+    session = boto3.session.Session("testing", "testing", region_name=REGION)
+    with closing(session.client("s3", endpoint_url=local.endpoint_url)) as client:
+        client.create_bucket(Bucket=BUCKET)
+        yield client
+
+
 @pytest.fixture(scope="module")
 def module_service() -> Iterator[Service]:
     with LocalPersonalize(progress="by_hand") as local:
@@ -140,6 +179,9 @@ def running(module_service: Service, tmp_path_factory: pytest.TempPathFactory) -
         "output": OUTPUT,
         "poll_interval": POLL_INTERVAL,
         "many": MANY,
+        "converted": put_output(local),
+        "tables": f"s3://{BUCKET}/tables/",
+        "files": [f"s3://{BUCKET}/output-converted/items-{number:02}.json.out" for number in range(FILES)],
         "sensed": {
             name: local.add_job(
                 BatchJobKind.SEGMENT, name, solution_version_arn=elsewhere, status="CREATE IN_PROGRESS"
@@ -324,6 +366,35 @@ def test_a_create_that_is_killed_anywhere_makes_one_job(
             ran = [each["value"] for each in running.events() if each["task_id"] == f"after.{task}"]
             assert ran == [arn]
             assert running.tasks(f"after.{task}")[f"after.{task}"].try_number == 1
+
+
+def test_twenty_tasks_of_which_some_are_killed_make_one_table(
+    running: RunningAirflow, service: Service, tell: Callable[[str], None]
+) -> None:
+    running.trigger("converted")
+    assert running.wait_until_over("converted") == "success"
+    kills = sorted(each["word"] for each in running.events() if each["word"].startswith("killed"))
+    kills = [word for word in kills if re.match(r"killed (\d+|at the end)", word)]
+    tries = {name: each.try_number for name, each in running.tasks("convert").items()}
+    tell(f"{len(tries)} tasks, {len(kills)} kills, {sum(tries.values())} tries")
+    assert len(kills) == 5 + 4, kills
+    assert len(tries) == FILES
+    with s3_of(service.local) as s3:
+        found = s3.list_objects_v2(Bucket=BUCKET, Prefix="tables/")["Contents"]
+        names = [each["Key"].removeprefix("tables/") for each in found]
+        parts = [name for name in names if re.fullmatch(r"part-\d{5}-[0-9a-f]{8}\.parquet", name)]
+        assert len(parts) == FILES
+        assert set(names) - set(parts) == {"_SUCCESS"}
+        rows = Counter(
+            row["query"]
+            for name in parts
+            for row in pq.read_table(
+                io.BytesIO(s3.get_object(Bucket=BUCKET, Key=f"tables/{name}")["Body"].read())
+            ).to_pylist()
+        )
+        said = json.loads(s3.get_object(Bucket=BUCKET, Key="tables/_SUCCESS")["Body"].read())
+    assert rows == {f"item-{number:02}": number + 1 for number in range(FILES)}
+    assert (said["rows"], said["files"], said["records"]) == (rows.total(), FILES, FILES)
 
 
 def test_fifty_creates_get_five_slots_in_turn(

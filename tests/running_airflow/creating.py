@@ -5,6 +5,7 @@ import os
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import botocore
 
@@ -14,7 +15,10 @@ except ImportError:
     from airflow import DAG
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_personalize_segments.operators import PersonalizeCreateBatchSegmentJobOperator
+from airflow_provider_personalize_segments.operators import (
+    PersonalizeCreateBatchSegmentJobOperator,
+    PersonalizeSegmentsToParquetOperator,
+)
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 
 FOLDER = Path(__file__).parent
@@ -68,6 +72,47 @@ class CreateAndDieWhenResumed(Create):
     def resume_execution(self, next_method, next_kwargs, context):
         kill_once("killed when resumed", context)
         return super().resume_execution(next_method, next_kwargs, context)
+
+
+class Convert(PersonalizeSegmentsToParquetOperator):
+    """Killed with a call to S3, each time another task at another moment."""
+
+    MOMENTS: ClassVar = {
+        0: ("before-call.s3.GetObject", "items-00.json.out"),
+        1: ("before-call.s3.PutObject", "_staging/_part-00001"),
+        2: ("after-call.s3.PutObject", "_staging/_part-00002"),
+        3: ("before-call.s3.PutObject", ".parquet.json"),
+        4: ("after-call.s3.PutObject", ".parquet.json"),
+    }
+    """By map index: the call, and what its path holds."""
+    OF_THE_LAST: ClassVar = [
+        ("before-call.s3.CopyObject", "part-00000"),
+        ("after-call.s3.CopyObject", "part-00007"),
+        ("before-call.s3.PutObject", "_SUCCESS"),
+        ("after-call.s3.PutObject", "_SUCCESS"),
+    ]
+    """Of the task that completes the result, whichever that is."""
+
+    def pre_execute(self, context):
+        record("runs", context)
+        index = context["ti"].map_index
+        moments = [(f"killed {index}", *self.MOMENTS[index])] if index in self.MOMENTS else []
+        moments += [(f"killed at the end, {event} {path}", event, path) for event, path in self.OF_THE_LAST]
+        botocore.register_initializer(lambda session: self.prepare(session, moments, context))
+
+    @staticmethod
+    def prepare(session, moments, context):
+        paths = []  # an answer does not say what was asked
+
+        def look(event_name, params=None, **_):
+            if params is not None:
+                paths[:] = [params["url_path"]]
+            for word, event, path in moments:
+                if event == event_name and path in paths[0]:
+                    kill_once(word.replace("/", "-"), context)
+
+        session.register("before-call.s3", look)
+        session.register("after-call.s3", look)
 
 
 class Downstream(BaseOperator):
@@ -145,3 +190,12 @@ with DAG("stopped", **START):
 
 with DAG("stopped_in_queue", **START):
     create(Create, "stopped_in_queue", retries=0)
+
+with DAG("converted", max_active_tasks=64, **START):
+    Convert.partial(
+        task_id="convert",
+        job_arn=PLAN["converted"],
+        output_path=PLAN["tables"],
+        retries=9,
+        retry_delay=1,
+    ).expand(output_file=PLAN["files"])
