@@ -82,18 +82,22 @@ pictures: $(PICTURES)/.ready  ## Take the documentation's pictures of Airflow an
 
 BENCH := .venv/bench
 
-# An environment of its own: aiobotocore, which only the amazon provider's pattern needs, holds botocore back.
+# An environment of its own: aiobotocore, which only the amazon provider's pattern needs, holds botocore back, and
+# nothing else needs Polars and DuckDB.
 $(BENCH)/.ready: $(READY)
 	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(BENCH)
-	@$(BIN)/uv pip install --quiet --python $(BENCH)/bin/python --editable . \
-		"$$(grep ^apache-airflow== $(CONSTRAINTS))" 'apache-airflow-providers-amazon[aiobotocore]'
+	@$(BIN)/uv pip install --quiet --python $(BENCH)/bin/python --editable '.[parquet]' \
+		"$$(grep ^apache-airflow== $(CONSTRAINTS))" 'apache-airflow-providers-amazon[aiobotocore]' polars duckdb
 	@touch $@
 
 TRIGGERS ?= 1000
+# The share of the users and records that Parquet is made of.
+SCALE ?= 1
 
-bench: $(READY) $(BENCH)/.ready  ## Measure importing and waiting, side by side with the amazon provider (5 minutes)
+bench: $(READY) $(BENCH)/.ready  ## Measure importing, waiting and making Parquet, side by side with others (15 minutes)
 	@$(BIN)/python benchmarks/import_cost.py
 	@$(BENCH)/bin/python benchmarks/waiting_cost.py --triggers $(TRIGGERS)
+	@$(BENCH)/bin/python benchmarks/parquet_cost.py --scale $(SCALE)
 
 wheel: $(READY)  ## Build the wheel into dist/
 	@rm -rf dist && $(BIN)/uv build --quiet --wheel --out-dir dist && ls dist/*.whl
