@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, NoReturn
 
 from airflow_provider_personalize_segments.errors import S3RefusedError
@@ -27,6 +29,8 @@ LONG_LIST = 16 * 1024
 """Bytes of a line from which its list is parsed apart, where there is a function for lists."""
 BLOCK_SIZE = 2 * 1024**2
 """Bytes of lines that are parsed at once, where there is a function for blocks."""
+BLOCKS_AHEAD = 2
+"""Blocks that threads parse while what is in the one before is used."""
 LIST_NAMES = BatchJobKind.SEGMENT.result_members
 """Members of a record's ``output`` that hold a list of users."""
 _BYTE_ORDER_MARK = "\ufeff"
@@ -145,12 +149,12 @@ def read_records(
     reader = _Reader(lines, loads, load_list)
     number = 0
     while not lines.is_at_end():
-        begin = lines.offset
-        block = lines.take_lines(BLOCK_SIZE) if load_block else b""
-        if load_block and block:
-            yield from reader.read_block(number, begin, block, load_block)
-            number += block.count(b"\n")
-            continue
+        if load_block is not None:
+            for block in _load_blocks(lines, load_block):
+                yield from reader.read_block(number, *block)
+                number += block.lines
+            if lines.is_at_end():
+                return
         number += 1
         begin = lines.offset
         taken = lines.take_line(LONG_LINE)
@@ -158,6 +162,28 @@ def read_records(
             yield from reader.read_long_record(number)
         elif taken[0].strip(_JSON_SPACE):
             yield reader.parse_record(number, begin, *taken)
+
+
+class _LoadedBlock(NamedTuple):
+    offset: int
+    data: bytes
+    lines: int
+    loaded: Any
+
+
+def _load_blocks(lines: LineBuffer, load_block: Callable[[bytes], Any]) -> Iterator[_LoadedBlock]:
+    """Yield whole lines, and what they hold, until a line is too long for a block."""
+    with ThreadPoolExecutor(BLOCKS_AHEAD, thread_name_prefix="record-blocks") as threads:
+        ahead: deque[tuple[int, bytes, Future[Any]]] = deque()
+        while True:
+            begin, data = lines.offset, lines.take_lines(BLOCK_SIZE)
+            if data:
+                ahead.append((begin, data, threads.submit(load_block, data)))
+            if len(ahead) > (BLOCKS_AHEAD if data else 0):
+                begin, data, loading = ahead.popleft()
+                yield _LoadedBlock(begin, data, data.count(b"\n"), loading.result())
+            elif not data:
+                return
 
 
 class _Reader:
@@ -189,13 +215,12 @@ class _Reader:
         return RecordPart(number, begin, members, name, values)
 
     def read_block(
-        self, before: int, begin: int, block: bytes, load_block: Callable[[bytes], Any]
+        self, before: int, begin: int, data: bytes, count: int, loaded: Any
     ) -> Iterator[RecordPart | RecordBlock]:
-        loaded = load_block(block)
-        lines = block.split(b"\n")[:-1]
         if loaded is not None:
             yield RecordBlock(before + 1, begin, loaded)
-        others = range(len(lines)) if loaded is None else loaded.others
+        others = range(count) if loaded is None else loaded.others
+        lines = data.split(b"\n") if others else []
         done = 0
         for index in others:
             begin += sum(len(line) + 1 for line in lines[done:index])
