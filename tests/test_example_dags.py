@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import runpy
 from pathlib import Path
 
 import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from airflow_provider_personalize_segments.errors import PersonalizeJobFailedError
@@ -212,6 +216,114 @@ class TestCheckSegments:
         assert "1 of 2 records have an error, more than max_error_rate 0.05 allows" in str(
             run.errors["wait_for_job"]
         )
+
+
+def read_folder(local, path):
+    """Return what is in a folder in S3, by name, and the table that its Parquet files are."""
+    session = boto3.Session("testing", "testing", region_name="us-east-1")
+    s3 = session.client("s3", endpoint_url=local.endpoint_url)
+    bucket, _, prefix = path.removeprefix("s3://").partition("/")
+    keys = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", ())]
+    files = {key.removeprefix(prefix): s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+    tables = [pq.read_table(io.BytesIO(files[name])) for name in files if name.startswith("part-")]
+    return files, pa.concat_tables(tables) if tables else None
+
+
+class TestSegmentsToParquet:
+    PATH = EXAMPLES / "segments_to_parquet.py"
+
+    def test_prints_a_table_of_the_rows_that_are_in_parquet(self, start_job, run_dag, capsys):
+        run = run_dag(self.PATH, start_job(BatchJobKind.SEGMENT), poke_interval=0.1)
+        assert run.states == {"wait_for_job": "success", "convert": "success", "show_segments": "success"}
+        folder = run.xcom("convert")["outputPath"]
+        assert re.fullmatch(r"s3://demo-bucket/tables/manual__[\w.-]+/", folder)
+        files, table = read_folder(start_job.local, folder)
+        assert sorted(re.sub("-[0-9a-f]{8}", "", name) for name in files) == [
+            "_SUCCESS",
+            "part-00000.parquet",
+        ]
+        items = [record["itemId"] for record in EXAMPLE_INPUT[BatchJobKind.SEGMENT]]
+        assert table.num_rows == 7 * len(items) == run.xcom("convert")["rows"] == run.xcom("show_segments")
+        rows = table.to_pylist()
+        printed = capsys.readouterr().out.partition("segment    users  the first of them\n")[2].splitlines()
+        for item, line in zip(items, printed[: len(items)], strict=True):
+            users = [row["user_id"] for row in rows if row["query"] == item]
+            assert line == f"{item:<10}     7  {', '.join(users[:4])}"
+
+    def test_leaves_records_with_an_error_out_of_the_table_it_prints(self, start_job, run_dag):
+        kind = BatchJobKind.SEGMENT
+        conf = start_job(kind)
+        records = [*({"itemId": f"b{number}"} for number in range(30)), {"itemId": ""}]
+        session = boto3.Session("testing", "testing", region_name="us-east-1")
+        # The job reads its input when it ends.
+        session.client("s3", endpoint_url=start_job.local.endpoint_url).put_object(
+            Bucket="demo-bucket",
+            Key=f"input/{kind.name}.jsonl",
+            Body="\n".join(json.dumps(each) for each in records).encode(),
+        )
+        run = run_dag(self.PATH, conf, poke_interval=0.1)
+        assert run.state == "success"
+        result = run.xcom("convert")
+        assert (result["rows"], result["records"], result["errors"]) == (7 * 30, 31, 1)
+        assert run.xcom("show_segments") == 7 * 30
+        files, _ = read_folder(start_job.local, result["errorsPath"])
+        (name,) = files
+        (row,) = pq.read_table(io.BytesIO(files[name])).to_pylist()
+        assert row["line"] == 31
+
+    def test_writes_nothing_when_the_job_failed(self, start_job, run_dag, capsys):
+        conf = start_job(BatchJobKind.SEGMENT, failure_reason="Invalid S3 output path")
+        run = run_dag(self.PATH, conf, poke_interval=0.1)
+        assert run.states == {
+            "wait_for_job": "failed", "convert": "upstream_failed", "show_segments": "upstream_failed"
+        }  # fmt: skip
+        assert "Invalid S3 output path" in str(run.errors["wait_for_job"])
+        assert read_folder(start_job.local, "s3://demo-bucket/tables/") == ({}, None)
+        assert "the first of them" not in capsys.readouterr().out
+
+
+# As for the other mapped task: Airflow 2.11 warns of what it does itself.
+@pytest.mark.filterwarnings("ignore:Accessing .* from the template is deprecated")
+class TestSegmentsToParquetMapped:
+    PATH = EXAMPLES / "segments_to_parquet_mapped.py"
+
+    def start(self, start_job, **options):
+        """Start a job whose input is three files."""
+        kind = BatchJobKind.SEGMENT
+        local, version = start_job.local, start_job.local.add_solution_version("shop", RECIPES[kind])
+        session = boto3.Session("testing", "testing", region_name="us-east-1")
+        s3 = session.client("s3", endpoint_url=local.endpoint_url)
+        for name, items in {"a": ("b1", "b2"), "b": ("b3",), "c": ("b4", "b5", "b6")}.items():
+            body = "\n".join(json.dumps({"itemId": item}) for item in items)
+            s3.put_object(Bucket="demo-bucket", Key=f"three/{name}.json", Body=body.encode())
+        if options.get("failure_reason"):
+            local.fail_job("weekly", options["failure_reason"])
+        return {"job_arn": start_job.jobs.start(kind, "weekly", version, "s3://demo-bucket/three/", 7)}
+
+    def test_a_task_for_each_file_makes_one_table(self, start_job, run_dag, capsys):
+        conf = self.start(start_job)
+        run = run_dag(self.PATH, conf, poke_interval=0.1)
+        names = ("convert[0]", "convert[1]", "convert[2]")
+        assert run.states == dict.fromkeys(("wait_for_job", "list_files", *names, "report"), "success")
+        assert run.map_names == dict(zip(names, ("a.json.out", "b.json.out", "c.json.out"), strict=True))
+        results = run.xcoms["convert"]
+        assert sorted(result["isComplete"] for result in results) == [False, False, True]
+        folder = results[0]["outputPath"]
+        files, table = read_folder(start_job.local, folder)
+        assert sorted(re.sub("-[0-9a-f]{8}", "", name) for name in files) == [
+            "_SUCCESS", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"
+        ]  # fmt: skip
+        assert table.num_rows == 7 * 6 == run.xcom("report")
+        assert set(table["query"].to_pylist()) == {f"b{number}" for number in range(1, 7)}
+        said = f"42 rows are in {folder}; 0 of 6 records have an error"
+        assert said in capsys.readouterr().out
+
+    def test_writes_nothing_when_the_job_failed(self, start_job, run_dag):
+        conf = self.start(start_job, failure_reason="Invalid S3 output path")
+        run = run_dag(self.PATH, conf, poke_interval=0.1)
+        assert run.states.pop("wait_for_job") == "failed"
+        assert set(run.states.values()) == {"upstream_failed"}
+        assert read_folder(start_job.local, "s3://demo-bucket/mapped-tables/") == ({}, None)
 
 
 class TestWaitForInferenceJob:

@@ -39,6 +39,8 @@ Tasks ask about their jobs once a minute or two, so most of them wait for two mi
   create_segment_job         uploads input, creates a job, and prints its segments
   create_inference_job       creates the other kind of job, and waits for it in the triggerer
   check_segments             waits for a job, and reads its output before the gate opens
+  segments_to_parquet        waits for a job, makes a Parquet table of its segments, and reads it
+  segments_to_parquet_mapped the same with a task for each file of the job's output
 
 No job starts again: the second and the fourth wait when triggered for the first time only.
 Meanwhile other teams' jobs begin and end, below. Some fail, and every six minutes there are

@@ -45,6 +45,13 @@ ENDS = {
     "check_segments": {"wait_for_job": "success", "report": "success"},
     "create_inference_job": {"create_job": "success", "announce": "success"},
     "create_segment_job": {"upload_input": "success", "create_job": "success", "show_segments": "success"},
+    "segments_to_parquet": {"wait_for_job": "success", "convert": "success", "show_segments": "success"},
+    "segments_to_parquet_mapped": {
+        "wait_for_job": "success",
+        "list_files": "success",
+        "segment.jsonl.out": "success",
+        "report": "success",
+    },
     "wait_for_all_segment_jobs": {
         "list_jobs": "success",
         "weekly-segments": "success",
