@@ -1,7 +1,7 @@
-"""Shows the provider at work: a job is created and its segments are read; one that fails stops its DAG.
+"""Shows the provider at work: a job is created and read, one that fails stops its DAG, one becomes a table.
 
-``python -m airflow_provider_personalize_segments.testing.demo`` runs two of the example DAGs through Airflow
-itself, in a throw-away Airflow home. Nothing leaves the machine.
+``python -m airflow_provider_personalize_segments.testing.demo`` runs three of the example DAGs through
+Airflow itself, in a throw-away Airflow home. Nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import io
 import json
 import os
 import runpy
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Never
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.testing.picture import draw_segments
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.testing.server import LocalPersonalize
@@ -34,6 +36,11 @@ EXAMPLE_INPUT: Mapping[BatchJobKind, Sequence[dict[str, str]]] = {
     BatchJobKind.INFERENCE: [{"userId": user} for user in ("u17", "u42", "u99")],
 }
 LOOKS_PER_STATUS = 3
+USERS_PER_SEGMENT = 300
+PICTURE = "segments.svg"
+WITHOUT_PARQUET = (
+    "Left out, as it needs the extra parquet: pip install 'airflow-provider-personalize-segments[parquet]'"
+)
 
 
 class DemoFailed(Exception):  # noqa: N818 - it is what happened to the demo, and nobody catches it by name
@@ -88,6 +95,25 @@ class ExampleJobs:
             roleArn=ROLE_ARN,
         )
         return response[kind.arn_member]
+
+    def read_segments(self, path: str) -> dict[str, set[str]]:
+        """
+        Return the users of each segment that Parquet files hold.
+
+        :param path: the folder of the files
+        """
+        import pyarrow.parquet as pq
+
+        segments: dict[str, set[str]] = {}
+        prefix = path.removeprefix(f"s3://{BUCKET}/")
+        # What is in folders below are no segments.
+        found = self._s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix, Delimiter="/")["Contents"]
+        for key in [each["Key"] for each in found if each["Key"].endswith(".parquet")]:
+            content = self._s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+            table = pq.read_table(io.BytesIO(content), columns=["query", "user_id"])
+            for query, user in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                segments.setdefault(query, set()).add(user)
+        return segments
 
 
 class Narrator:
@@ -154,13 +180,15 @@ def describe_next_steps() -> list[str]:
             "make airflow": "the same and more in Airflow's UI, to click around in",
             "example_dags/create_segment_job.py": "the first DAG, to copy into your DAGs folder",
             "example_dags/wait_for_segment_job.py": "the second",
-            "docs/creating.md, docs/waiting.md": "the guides",
+            "example_dags/segments_to_parquet.py": "the third",
+            "docs/creating.md, docs/waiting.md, docs/tables.md": "the guides",
         }
     else:
         package = "airflow_provider_personalize_segments"
         steps = {
             str(examples / "create_segment_job.py"): "the first DAG, to copy into your DAGs folder",
             str(examples / "wait_for_segment_job.py"): "the second",
+            str(examples / "segments_to_parquet.py"): "the third",
             f"python -m pydoc {package}.operators": "what each parameter means",
             f"python -m pydoc {package}.sensors": "the same for sensors",
         }
@@ -222,59 +250,108 @@ def run_airflow(*arguments: str, log: Path) -> None:
         raise DemoFailed(f"airflow {' '.join(arguments)} ended with {done.returncode}; see {log}.")
 
 
+def has_parquet() -> bool:
+    """Return whether what the extra ``parquet`` brings is installed."""
+    return all(find_spec(name) for name in ("pyarrow", "msgspec"))
+
+
 class Demo:
     """
-    The two halves.
+    The three parts.
 
     :param local: the running local Personalize
     :param narrator: who tells about it
+    :param folder: where the picture goes
     """
 
-    def __init__(self, local: LocalPersonalize, narrator: Narrator) -> None:
+    def __init__(self, local: LocalPersonalize, narrator: Narrator, folder: Path) -> None:
         self._local = local
         self._narrator = narrator
+        self._folder = folder
         self._jobs = ExampleJobs(local)
         self._failure: BaseException | None = None
+        self._results: dict[str, Any] = {}
         local.on_status_change(self._tell_change)
 
     def run(self) -> None:
         """
-        Run both halves.
+        Run all parts.
 
         :raises DemoFailed: when one does not end as it should
         """
-        tell, head = self._narrator.tell, self._narrator.head
-        kind = BatchJobKind.SEGMENT
-        head("1. A DAG that creates a batch segment job, and reads its segments")
+        self.create()
+        self.stop()
+        is_converted = self.convert()
+        done = "one task ran when its segments were there; one was stopped, with the reason"
+        self._narrator.head(f"Done: {done}{'; one DAG made a table' if is_converted else ''}.")
+        self._narrator.head("\n  ".join(["What next:", *describe_next_steps()]))
+
+    def create(self) -> None:
+        """Let a DAG create a job, and read its segments."""
+        self._narrator.head("1. A DAG that creates a batch segment job, and reads its segments")
         version = self._local.add_solution_version("demo-segments")
-        states = self._run_dag("create_segment_job", version, "create_job", "poll_interval")
+        states = self._run_dag(
+            "create_segment_job", {"solution_version_arn": version}, "create_job", "poll_interval"
+        )
         self._expect(states, {"upload_input": "success", "create_job": "success", "show_segments": "success"})
-        created = self._local.calls.count(kind.create_operation)
+        created = self._local.calls.count(BatchJobKind.SEGMENT.create_operation)
         if created != 1:
             raise DemoFailed(f"Create was called {created} times.")
-        tell("One job was created. It became ACTIVE, and only then did show_segments run.")
+        self._narrator.tell("One job was created. It became ACTIVE, and only then did show_segments run.")
 
-        head("2. A DAG that waits for another team's job, which fails")
+    def stop(self) -> None:
+        """Let a DAG wait for a job that fails."""
+        self._narrator.head("2. A DAG that waits for another team's job, which fails")
         reason = "Invalid S3 output path: the service role may not write to it"
         version = self._local.add_solution_version("demo-failing")
         self._local.fail_job("doomed-segments", reason)
-        self._jobs.start(kind, "doomed-segments", version, self._jobs.put_input(kind), num_results=100)
-        states = self._run_dag("wait_for_segment_job", version, "wait_for_job", "poke_interval")
+        self._start("doomed-segments", version, 100)
+        states = self._run_dag(
+            "wait_for_segment_job", {"solution_version_arn": version}, "wait_for_job", "poke_interval"
+        )
         self._expect(
             states, {"list_jobs": "success", "wait_for_job": "failed", "show_segments": "upstream_failed"}
         )
         if self._failure is None or reason not in str(self._failure):
             raise DemoFailed(f"wait_for_job failed without the job's reason, but with {self._failure!r}.")
-        tell("The job failed, so show_segments did not run, and the task says why.")
-        head("Done: one task ran when its segments were there; one was stopped, with the reason.")
-        head("\n  ".join(["What next:", *describe_next_steps()]))
+        self._narrator.tell("The job failed, so show_segments did not run, and the task says why.")
 
-    def _run_dag(self, name: str, solution_version_arn: str, waiting: str, interval: str) -> dict[str, str]:
+    def convert(self) -> bool:
+        """Let a DAG make a table of a job's segments; return whether what that needs is installed."""
+        self._narrator.head(
+            "3. A DAG that waits for a job, verifies and converts its output, and queries the table"
+        )
+        if not has_parquet():
+            self._narrator.tell(WITHOUT_PARQUET)
+            return False
+        version = self._local.add_solution_version("demo-tables")
+        job_arn = self._start("weekly-segments", version, USERS_PER_SEGMENT)
+        states = self._run_dag("segments_to_parquet", {"job_arn": job_arn}, "wait_for_job", "poke_interval")
+        self._expect(states, {"wait_for_job": "success", "convert": "success", "show_segments": "success"})
+        result = self._results["convert"]
+        segments = self._jobs.read_segments(result["outputPath"])
+        users = sum(map(len, segments.values()))
+        if not result["isComplete"] or result["rows"] != users:
+            raise DemoFailed(f"The table holds {users} users of segments, and convert returned {result!r}.")
+        self._narrator.tell(
+            f"{result['rows']} rows of {len(segments)} segments are in {result['outputPath']}"
+        )
+        picture = self._folder / PICTURE
+        picture.write_text(draw_segments(segments))
+        self._narrator.tell(f"A picture of their sizes and overlaps: {picture.relative_to(Path.cwd())}")
+        return True
+
+    def _start(self, job_name: str, solution_version_arn: str, num_results: int) -> str:
+        kind = BatchJobKind.SEGMENT
+        input_path = self._jobs.put_input(kind)
+        return self._jobs.start(kind, job_name, solution_version_arn, input_path, num_results)
+
+    def _run_dag(self, name: str, conf: dict[str, str], waiting: str, interval: str) -> dict[str, str]:
         """
         Run an example through Airflow and return the tasks' final states.
 
         :param name: the DAG
-        :param solution_version_arn: its parameter
+        :param conf: its parameters
         :param waiting: the task that waits
         :param interval: the attribute of this task that says how often it asks
         """
@@ -290,8 +367,10 @@ class Demo:
             task.on_failure_callback = [self._tell_failure]
         self._narrator.tell(f"Airflow runs {dag.dag_id}")
         with self._narrator.alone():
-            run = dag.test(run_conf={"solution_version_arn": solution_version_arn})
-            states = {each.task_id: str(each.state) for each in run.get_task_instances()}
+            run = dag.test(run_conf=conf)
+            instances = run.get_task_instances()
+            states = {each.task_id: str(each.state) for each in instances}
+            self._results = {each.task_id: each.xcom_pull(task_ids=each.task_id) for each in instances}
         for task, state in states.items():
             if state not in ("success", "failed"):
                 self._narrator.tell(f"{task} is {state}")
@@ -336,7 +415,7 @@ def _run(home: Path) -> None:
         with LocalPersonalize(progress="by_call", calls=LOOKS_PER_STATUS) as local:
             os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = local.airflow_connection()
             run_airflow("db", "migrate", log=narrator.log)
-            Demo(local, narrator).run()
+            Demo(local, narrator, home).run()
     except DemoFailed as error:
         _give_up(str(error), narrator)
     except Exception as error:
