@@ -7,6 +7,7 @@ import re
 import struct
 from importlib import import_module
 
+import pyarrow as pa
 import pytest
 from airflow.providers.amazon.aws.operators import bedrock, comprehend, sagemaker
 from airflow.providers.amazon.aws.sensors import bedrock as bedrock_sensors
@@ -17,9 +18,10 @@ from documents import DOCS, DOCUMENTS, name_of, section
 import airflow_provider_personalize_segments as package
 from airflow_provider_personalize_segments import operators, sensors
 from airflow_provider_personalize_segments.airflow_compat import conf
+from airflow_provider_personalize_segments.output import tables
 
 PUBLIC = ("sensors", "operators", "hooks", "triggers", "links", "jobs", "errors", "testing")
-PICTURES = sorted((DOCS / "pictures").glob("*.png"))
+PICTURES = sorted((DOCS / "pictures").glob("*.[ps][nv]g"))
 
 
 def public_names(module):
@@ -94,6 +96,27 @@ def test_the_guide_to_listing_has_every_parameter():
     assert sorted(told) == sorted(operators.PersonalizeListBatchSegmentJobsOperator.template_fields)
 
 
+def test_the_guide_to_tables_has_every_parameter():
+    table = section((DOCS / "tables.md").read_text(), "Parameters")
+    told = [each for row in re.findall(r"^\| (`.*?) \|", table, re.M) for each in re.findall(r"`(\w+)`", row)]
+    assert sorted(told) == sorted(operators.PersonalizeSegmentsToParquetOperator.template_fields)
+
+
+@pytest.mark.parametrize(
+    ("heading", "place", "schema"),
+    [
+        ("The columns", 0, tables.SEGMENTS),
+        ("The columns", 1, tables.RECOMMENDATIONS),
+        ("Records with errors", 0, tables.ERRORS),
+    ],
+)
+def test_the_guide_to_tables_has_every_column(heading, place, schema):
+    found = section((DOCS / "tables.md").read_text(), heading).split("| column |")[1:]
+    told = re.findall(r"^\| `(\w+)` \| (\w+) \|", found[place], re.MULTILINE)
+    types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema]
+    assert told == list(zip(schema.names, map(str, types), strict=True))
+
+
 @pytest.mark.filterwarnings("ignore:section/key .* has been deprecated")
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_the_options_of_airflow_that_it_names_exist(document):
@@ -113,5 +136,8 @@ def test_every_picture_is_shown_and_every_shown_picture_exists():
 def test_pictures_are_small(picture):
     content = picture.read_bytes()
     assert len(content) < 150_000
-    width, _ = struct.unpack(">II", content[16:24])
+    if picture.suffix == ".svg":
+        width = int(re.search(rb'width="(\d+)"', content)[1])
+    else:
+        width, _ = struct.unpack(">II", content[16:24])
     assert width <= 1400

@@ -30,11 +30,20 @@ from airflow_provider_personalize_segments import (
 )
 from airflow_provider_personalize_segments.creating import requests, steps
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.output import publishing, task
 from airflow_provider_personalize_segments.testing.airflow_database import put_database
 from airflow_provider_personalize_segments.waiting import verdicts
 
 PERMISSIONS = section((DOCS / "operating.md").read_text(), "Permissions")
 ERRORS = (DOCS / "errors.md").read_text()
+S3_ACTIONS = {
+    "s3:ListBucket",
+    "s3:ListBucketMultipartUploads",
+    "s3:GetObject",
+    "s3:PutObject",
+    "s3:DeleteObject",
+    "s3:AbortMultipartUpload",
+}
 
 
 def test_every_block_is_in_a_language_that_is_tested():
@@ -83,7 +92,13 @@ def test_the_policies_allow_what_exists(policy):
             if service == "personalize":
                 assert operation in client.meta.service_model.operation_names
             else:
-                assert action in ("iam:PassRole", "s3:ListBucket", "s3:GetObject")
+                assert action in ("iam:PassRole", *S3_ACTIONS)
+
+
+def test_the_guide_to_tables_needs_what_its_policy_allows():
+    (policy,) = [each for each in blocks("json", PERMISSIONS) if "s3:PutObject" in each]
+    told = re.findall(r"^\| `(s3:\w+)`", section((DOCS / "tables.md").read_text(), "Permissions"), re.M)
+    assert set(re.findall(r"s3:[A-Z]\w+", policy)) == set(told) == S3_ACTIONS
 
 
 def test_the_policies_together_allow_what_the_hook_calls():
@@ -176,6 +191,15 @@ def test_the_names_in_the_table_are_there():
                 assert hasattr(module, name) or hasattr(hooks.PersonalizeHook, name), name
 
 
+def messages_about_folders():
+    """What is said of output_path and output_file, as the code has it, with … for values."""
+    for module in (task, publishing):
+        source = re.sub(r'"\s*f?"', "", inspect.getsource(module))
+        yield re.sub(
+            r"\{[^{}\"]*\}", "…", source.replace("{self.source_of('output_file')}", "output_file of task …")
+        )
+
+
 def messages():
     """One of each message that a user can meet, as the code says it."""
     arn = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
@@ -190,10 +214,14 @@ def messages():
         "1 of 3 output files is older than the job: s3://shop/out/a.json.out",
         "1 of 3 output files is newer than the job: s3://shop/out/a.json.out",
         "s3://shop/out/a.json.out is cut off in the middle of a record, in line 2",
+        "The job is 'CREATE IN_PROGRESS', so its output is not complete",
     ):  # test_checking.py produces them
         yield str(errors.PersonalizeOutputError(arn, problem))
     yield str(errors.S3RefusedError("AccessDenied: no", "Allow s3:GetObject on the object.", "s3://shop/a"))
     yield str(errors.S3UnavailableError("The object changed while it was read", "See.", "s3://shop/a", 0))
+    yield str(errors.ExtraNotInstalledError("pyarrow", "parquet"))
+    # test_parquet.py produces them.
+    yield from messages_about_folders()
     for problem in (
         "Line 3 of the input is wrong: it is not UTF-8",
         "No object is there, so the job would have no input",
