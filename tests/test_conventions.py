@@ -50,6 +50,8 @@ def test_there_are_tasks_to_test():
         "PersonalizeListBatchInferenceJobsOperator",
         "PersonalizeCreateBatchSegmentJobOperator",
         "PersonalizeCreateBatchInferenceJobOperator",
+        "PersonalizeSegmentsToParquetOperator",
+        "PersonalizeRecommendationsToParquetOperator",
     }
 
 
