@@ -33,10 +33,10 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0])'
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CONSTRAINTS) --editable '.[testing]' --group dev
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CONSTRAINTS) --editable '.[testing,parquet]' --group dev
 	@touch $@
 
-demo: $(READY)  ## Run two DAGs on a local Personalize: one creates a job, one waits for a job that fails
+demo: $(READY)  ## Run three DAGs on a local Personalize: create a job, wait for one that fails, make a table
 	@$(BIN)/python -m airflow_provider_personalize_segments.testing.demo
 
 # Most tests wait more than they compute, so each core carries two workers.
@@ -104,7 +104,7 @@ wheel: $(READY)  ## Build the wheel into dist/
 
 # Names and versions only: where packages come from is the business of the machine that installs them.
 COMPILE_GROUPS = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links
-COMPILE = $(COMPILE_GROUPS) --extra testing --group dev pyproject.toml
+COMPILE = $(COMPILE_GROUPS) --extra testing --extra parquet --group dev pyproject.toml
 
 constraints: $(READY)  ## Compile constraints/ anew, to the newest versions (and the lowest)
 	@for line in 3.0 3.1 3.2; do $(COMPILE) --universal --python-version 3.11 --constraint constraints/airflow-$$line.in --output-file constraints/airflow-$$line.txt || exit 1; done

@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 
 SUCCESS = "_SUCCESS"
 ERRORS = "_errors/"
+ERRORS_NAME = f"{ERRORS}_"
+"""Some readers look at a file's own name only, and would take its rows for results."""
 STAGING = "_staging/"
 """Readers leave out what begins with an underscore."""
 _VANISHED = (
     "A part of the result vanished before the result was complete",
     "Clear all tasks that write it, and see that nothing else writes there.",
 )
-_OURS = re.compile(r"(_errors/)?part-\d{5}-[0-9a-f]{8}\.parquet")
+_OURS = re.compile(r"(_errors/_)?part-\d{5}-[0-9a-f]{8}\.parquet")
 
 
 def write_tables(
@@ -146,7 +148,7 @@ class _Result:
             if missing:
                 self._log.info("%d of %d parts of the result are still to come.", missing, len(self._parts))
                 return self._end(part, 1.0, is_complete=False)
-            whole = self._join(names)
+            whole = self._join(names) or self._find_late()
             OutputSummary.load(whole).judge(self._job_arn, max_error_rate)
             self._publish(whole, names)
         self._remove_staged()
@@ -159,7 +161,6 @@ class _Result:
         return f"part-{number:05d}-{self._digest}.parquet"
 
     def _staged_name(self, name: str) -> str:
-        # Some readers look at a file's own name only.
         return f"{STAGING}_{name.replace('/', '-')}"
 
     def _note_name(self, number: int) -> str:
@@ -200,11 +201,11 @@ class _Result:
             self._job_arn,
             self._parts[number],
             lambda: self._folder.open(self._staged_name(name)),
-            lambda: self._folder.open(self._staged_name(ERRORS + name)),
+            lambda: self._folder.open(self._staged_name(ERRORS_NAME + name)),
             self._log,
         )
         names = self._folder.list()
-        tables = [name, ERRORS + name] if has_errors else [name]
+        tables = [name, ERRORS_NAME + name] if has_errors else [name]
         note = {
             "digest": self._digest,
             "jobArn": self._job_arn,
@@ -214,14 +215,21 @@ class _Result:
         self._folder.write(self._note_name(number), json.dumps(note).encode())
         return note
 
-    def _join(self, names: Mapping[str, int]) -> dict[str, Any]:
-        """Return what is to be said of all parts together."""
+    def _find_late(self) -> dict[str, Any]:
+        """Return what another task has published just now, which is why a part is not where it was."""
+        whole = self._find_published(self._folder.list())
+        if whole is None:
+            raise S3UnavailableError(*_VANISHED, self._folder.path)
+        return whole
+
+    def _join(self, names: Mapping[str, int]) -> dict[str, Any] | None:
+        """Return what is to be said of all parts together; ``None`` when one is not there any more."""
         whole = OutputSummary(0, 0, rows=0)
         tables: dict[str, int] = {}
         for number in range(len(self._parts)):
             note = self._read_note(number, names)
             if note is None:
-                raise S3UnavailableError(*_VANISHED, self._folder.path + self._note_name(number))
+                return None
             whole.add(OutputSummary.load(note))
             tables |= note["tables"]
         return {"digest": self._digest, "jobArn": self._job_arn, "tables": tables, **whole.dump()}
@@ -236,7 +244,8 @@ class _Result:
             except FileNotFoundError:
                 # Another task of this result, or a try that was killed, has moved it.
                 if self._folder.list().get(name) != size:
-                    raise S3UnavailableError(*_VANISHED, self._folder.path + name) from None
+                    whole = self._find_late()
+                    break
         self._folder.write(SUCCESS, json.dumps(whole, indent=1).encode())
         self._log.info("The result is complete: %d rows in %s", whole["rows"], self._folder.path)
 

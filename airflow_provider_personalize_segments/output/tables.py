@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.output.record_blocks import RecommendationBlock, count_from_one
 from airflow_provider_personalize_segments.output.records import RecordPart
-from airflow_provider_personalize_segments.plain_json import clean_text, show
+from airflow_provider_personalize_segments.plain_json import clean_text, make_json_safe, show
 
 GROUP_ROWS = 256 * 1024
 """Rows of a row group, or a few more: readers skip and share out work by these."""
@@ -249,7 +250,7 @@ class ErrorRows(Rows):
         :param error: why it is of no use
         """
         given = part.members.get("input", part.members.get("itemAttributes"))
-        text = None if given is None else show(given) if not isinstance(given, str) else given
+        text = given if given is None or isinstance(given, str) else json.dumps(make_json_safe(given))
         row = (file, part.line, part.offset, clean_text(error), text and clean_text(text, MAX_INPUT_LENGTH))
         self._rows.append(row)
         self._length += 1

@@ -201,7 +201,7 @@ class TestResult:
                 "line": 2,
                 "offset": len(lines(record("i1", ["u1"]))),
                 "error": "User error: no such item",
-                "input": "{'itemId': 'i2'}",
+                "input": '{"itemId": "i2"}',
                 "job_arn": job_arn,
             }
         ]
@@ -254,7 +254,7 @@ class TestResult:
             [part, other] = sorted(name for name in found if name.endswith(".parquet"))
             assert {part, other, "_SUCCESS"} == found
             assert other.startswith("part-")
-            assert part == f"_errors/{other}"
+            assert part == f"_errors/_{other}"
             assert pq.read_table(tmp_path / "tables" / other).num_rows == 2
 
 

@@ -263,7 +263,7 @@ def test_the_input_of_a_bad_record_is_kept():
     done = convert(
         "segment", dump({"input": {"itemId": "7"}, "error": "no"}, {"itemAttributes": "X", "error": "no"})
     )
-    assert [row["input"] for row in done.error_rows] == ["{'itemId': '7'}", "X"]
+    assert [row["input"] for row in done.error_rows] == ['{"itemId": "7"}', "X"]
 
 
 def test_what_only_the_end_of_a_long_record_tells_takes_a_second_reading(caplog):
