@@ -19,7 +19,9 @@ def get_provider_info() -> dict[str, Any]:
         # Must equal the distribution's name: where it does not, every `airflow providers` command fails.
         "package-name": "airflow-provider-personalize-segments",
         "name": "Amazon Personalize batch jobs",
-        "description": "Create, list and wait for Amazon Personalize batch jobs, and write their output as Parquet.",
+        "description": (
+            "Create, list and wait for Amazon Personalize batch jobs, and write their output as Parquet."
+        ),
         "versions": [__version__],
         "integrations": [
             {

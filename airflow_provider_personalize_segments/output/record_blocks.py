@@ -34,8 +34,8 @@ _SCHEMA = pa.schema(
         "error": pa.string(),
     }
 )
-_PIECE_SIZE = 1024**2
-"""Bytes that one of Arrow's threads parses at once, and the longest line."""
+_BLOCK_SIZE = 64 * 1024**2
+"""Bytes that Arrow parses at once, more than there ever are; so no line is cut."""
 
 
 class RecommendationBlock(NamedTuple):
@@ -67,7 +67,7 @@ def load_recommendations(block: bytes) -> RecommendationBlock | None:
     try:
         table = pj.read_json(
             pa.BufferReader(block),
-            read_options=pj.ReadOptions(block_size=_PIECE_SIZE),
+            read_options=pj.ReadOptions(use_threads=False, block_size=_BLOCK_SIZE),
             parse_options=pj.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore"),
         )
     except pa.ArrowInvalid:

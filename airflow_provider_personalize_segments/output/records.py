@@ -27,7 +27,7 @@ WINDOW = 1024**2
 """Bytes of a long line that are parsed at once: the most for one user, and for all that is not a user."""
 LONG_LIST = 16 * 1024
 """Bytes of a line from which its list is parsed apart, where there is a function for lists."""
-BLOCK_SIZE = 2 * 1024**2
+BLOCK_SIZE = 1024**2
 """Bytes of lines that are parsed at once, where there is a function for blocks."""
 BLOCKS_AHEAD = 2
 """Blocks that threads parse while what is in the one before is used."""

@@ -22,6 +22,7 @@ from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.operators import PersonalizeCreateBatchSegmentJobOperator
 from airflow_provider_personalize_segments.output.checking import OutputSummary, check_output, find_error
+from airflow_provider_personalize_segments.output.objects import S3Object
 from airflow_provider_personalize_segments.output.records import RecordPart
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 
@@ -29,6 +30,8 @@ BUCKET = "example-bucket"
 INPUT, OUTPUT = f"s3://{BUCKET}/input/", f"s3://{BUCKET}/output/"
 GOOD = {"input": {"itemId": "1"}, "output": {"usersList": ["a", "b"]}, "error": None}
 BAD = {"input": {"itemId": "2"}, "output": {"usersList": []}, "error": "User error: no such item"}
+
+FILE = S3Object(BUCKET, "output/a.out", 1, '"1"', datetime.now(UTC))
 
 log = logging.getLogger("checking")
 
@@ -154,7 +157,8 @@ class TestCounts:
     def test_are_compared_exactly(self, records, limit):
         summary = OutputSummary(1, 1)
         for number, record in enumerate(records, 1):
-            summary.count(find_error(BatchJobKind.SEGMENT, RecordPart(number, 0, record)), f"a.out {number}")
+            part = RecordPart(number, 0, record)
+            summary.count(find_error(BatchJobKind.SEGMENT, part), FILE, part)
         errors = records.count(BAD)
         assert (summary.records, summary.errors) == (len(records), errors)
         assert summary.error_rate == errors / len(records)

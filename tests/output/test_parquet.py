@@ -505,7 +505,7 @@ class TestKilled:
         return int(next(line for line in process.stdout if line.startswith("@ "))[2:])
 
     def test_a_retry_leaves_exactly_one_complete_result(self, add_job, proxy, s3, names, read):
-        users = [str(uuid.UUID(int=number**20 % 2**128)) for number in range(160_000)]
+        users = [str(uuid.UUID(int=number**20 % 2**128)) for number in range(300_000)]
         job_arn = add_job({"a.json.out": lines(record("1", users))})
         convert(job_arn)
         expected = read()
