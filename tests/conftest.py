@@ -47,6 +47,7 @@ os.environ |= {
 
 # A busy machine is no bug: cases are counted, not timed.
 settings.register_profile("default", deadline=None, print_blob=True)
+settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=20_000)
 settings.load_profile("default")
 
 # botocore reads its models anew for every session, which is two fifths of what these tests compute.

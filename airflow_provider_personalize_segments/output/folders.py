@@ -109,13 +109,16 @@ class FileInFolder(io.RawIOBase):
         """Return that it can be written."""
         return True
 
+    _is_given_up = False
+
     @abstractmethod
     def finish(self) -> None:
         """Make the file visible, with all that was written."""
 
-    @abstractmethod
     def give_up(self) -> None:
         """Leave nothing behind, as far as that is possible; raise no error."""
+        # Arrow's writer writes the end of a file even when it is thrown away.
+        self._is_given_up = True
 
 
 class S3Folder(Folder):
@@ -202,6 +205,8 @@ class _S3File(FileInFolder):
         """Take bytes, and send them once they are enough for a part."""
         with memoryview(data) as view:
             length = view.nbytes
+        if self._is_given_up:
+            return length
         self._buffer += data
         self._size += length
         while len(self._buffer) >= UPLOAD_SIZE:
@@ -230,6 +235,7 @@ class _S3File(FileInFolder):
 
     def give_up(self) -> None:
         """Abort the upload, so that its parts cost nothing."""
+        super().give_up()
         self._threads.shutdown(cancel_futures=True)
         if self._upload is not None:
             with suppress(Exception):  # what went wrong before is the news
@@ -329,8 +335,9 @@ class _StorageFile(FileInFolder):
     def write(self, data: Any) -> int:
         """Hand bytes on."""
         with memoryview(data) as view:
-            self._size += view.nbytes
-            self._file.write(data)
+            if not self._is_given_up:
+                self._size += view.nbytes
+                self._file.write(data)
             return view.nbytes
 
     def finish(self) -> None:
@@ -339,6 +346,7 @@ class _StorageFile(FileInFolder):
 
     def give_up(self) -> None:
         """Close the file, and delete it."""
+        super().give_up()
         with suppress(Exception):  # what went wrong before is the news
             self._file.close()
         with suppress(Exception):

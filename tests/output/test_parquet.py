@@ -302,6 +302,26 @@ class TestMapped:
         assert set(names()) - set(visible(names())) == {"_SUCCESS"}
         assert read().num_rows == 8
 
+    def test_a_task_that_is_overtaken_at_its_end_succeeds(self, add_job, proxy, names, read):
+        """Both have seen that no part is missing, and the other one publishes first."""
+        job_arn = self.make_job(add_job)
+        files = PersonalizeHook().list_output_files(job_arn)
+        for file in files[:-1]:
+            convert(job_arn, output_file=file)
+        seen = []
+
+        def overtake(request):
+            is_listing = "list-type" in request and "tables" in request and not seen
+            if is_listing and sum(name.endswith(".json") for name in names()) == self.FILES:
+                seen.append(request)
+                assert convert(job_arn, output_file=files[0])["isComplete"]
+
+        proxy.after = overtake
+        assert convert(job_arn, output_file=files[-1])["isComplete"]
+        assert seen
+        assert set(names()) - set(visible(names())) == {"_SUCCESS"}
+        assert read().num_rows == 8
+
     def test_the_error_rate_is_that_of_the_whole(self, add_job, names):
         job_arn = self.make_job(add_job, **{"1.json.out": lines(record("", [], error="no"))})
         files = PersonalizeHook().list_output_files(job_arn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_personalize_segments.errors import PersonalizeOutputError, S3RefusedError
-from airflow_provider_personalize_segments.output import records, tables
+from airflow_provider_personalize_segments.output import checking, records, tables
 from airflow_provider_personalize_segments.output.arrow_lists import load_texts, loads
 from airflow_provider_personalize_segments.output.converting import convert_output
 from airflow_provider_personalize_segments.output.folders import FileInFolder
@@ -30,6 +31,7 @@ ARNS = {
     kind: f"arn:aws:personalize:us-east-1:123456789012:batch-{kind}-job/weekly"
     for kind in ("segment", "inference")
 }
+EXAMPLES = 2 * settings().max_examples
 log = logging.getLogger("tables")
 
 
@@ -468,13 +470,13 @@ def check_any(kind, data, size):
     b'{"input":{"itemId":"1"},"output":{"usersList":["a"],"usersList":["aaaaaaaaaaaaaaaaaaaa"]}}\n', 1000
 )
 @example(b'{"output":{"usersList":["a","","b\\""]},"input":{"itemId":"1"}}\n', 1000)
-@settings(max_examples=200)
+@settings(max_examples=EXAMPLES)
 def test_segments_are_what_json_loads_says(data, size):
     check_any("segment", data, size)
 
 
 @given(data=files("inference"), size=st.sampled_from([60, 120, 100_000]))
-@settings(max_examples=200)
+@settings(max_examples=EXAMPLES)
 def test_recommendations_are_what_json_loads_says(data, size):
     check_any("inference", data, size)
 
@@ -520,6 +522,23 @@ def test_json_is_what_json_loads_says(value, change):
             loads(text)
     else:
         assert json.dumps(loads(text)) == json.dumps(expected)
+
+
+# --- Progress -----------------------------------------------------------------------------------------
+
+
+def test_the_log_tells_how_far_it_is(caplog):
+    caplog.set_level("INFO", "tables")
+    files = {f"{number}.out": dump(*[segment("1", IDS)] * 9, segment("2", [7])) for number in range(2)}
+    with patch.object(checking, "SECONDS_BETWEEN_REPORTS", 0.0):
+        Conversion("segment", files)
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Read ")]
+    size = sum(map(len, files.values()))
+    assert re.fullmatch(
+        r"Read 50 %, in file 1 of 2: 10 records, 360 rows, 1 with errors; [\d.]+ \w+ a second.", told[0]
+    )
+    assert told[-1].startswith("Read 100 %, in file 2 of 2: 20 records, 720 rows, 2 with errors; ")
+    assert f"Reading the job's output: 2 files, {size / 1000:.3g} KB." in caplog.text
 
 
 # --- Files that are not as they should be -----------------------------------------------------------
