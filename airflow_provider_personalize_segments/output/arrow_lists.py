@@ -28,7 +28,7 @@ def loads(text: str) -> Any:
     """
     try:
         return _decode(text)
-    except (ValueError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return load_strictly(text)
 
 

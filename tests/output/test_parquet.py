@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import logging
 import os
 import pickle
 import re
@@ -36,8 +37,10 @@ from airflow_provider_personalize_segments.operators import (
     PersonalizeRecommendationsToParquetOperator,
     PersonalizeSegmentsToParquetOperator,
 )
-from airflow_provider_personalize_segments.output import folders
+from airflow_provider_personalize_segments.output import folders, tables
+from airflow_provider_personalize_segments.output.publishing import write_tables
 
+log = logging.getLogger("parquet")
 BUCKET = "example-bucket"
 TABLES = f"s3://{BUCKET}/tables/"
 
@@ -241,6 +244,8 @@ class TestResult:
         assert convert(job_arn)["isComplete"]
         assert read().num_rows == 2
 
+    # Airflow 2.11.0 loads all providers first, with the oldest Flask.
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     @pytest.mark.parametrize("path", ["file://{folder}/tables/", "{folder}/tables"])
     def test_is_written_wherever_airflows_object_storage_reaches(self, path, add_job, tmp_path):
         bad = record("i2", [], error="no")
@@ -296,7 +301,12 @@ class TestMapped:
         job_arn = self.make_job(add_job)
         files = PersonalizeHook().list_output_files(job_arn)
         with ThreadPoolExecutor(self.FILES) as threads:
-            results = list(threads.map(lambda file: convert(job_arn, output_file=file), files * 2))
+            # Not as tasks: Airflow 2.11 knows only one of them in a process.
+            results = list(
+                threads.map(
+                    lambda file: write_tables(PersonalizeHook(), job_arn, TABLES, file, 0.0, log), files * 2
+                )
+            )
         assert any(each["isComplete"] for each in results)
         assert len(visible(names())) == self.FILES
         assert set(names()) - set(visible(names())) == {"_SUCCESS"}
@@ -483,8 +493,9 @@ class TestFaults:
         assert "_SUCCESS" not in names()
 
     def test_an_error_while_reading_leaves_no_upload_behind(self, add_job, proxy, s3, names, monkeypatch):
-        monkeypatch.setattr(folders, "UPLOAD_SIZE", 5 * 1024**2)
-        users = [str(uuid.UUID(int=number**20 % 2**128)) for number in range(200_000)]
+        monkeypatch.setattr(folders, "UPLOAD_SIZE", 64 * 1024)
+        monkeypatch.setattr(tables, "GROUP_ROWS", 1000)
+        users = [str(uuid.UUID(int=number**20 % 2**128)) for number in range(6_000)]
         body = lines(*[record(str(number), users) for number in range(2)])
         job_arn = add_job({"a.json.out": body, "b.json.out": segments(2)[:-20]})
         with pytest.raises(PersonalizeOutputError, match="cut off"):
@@ -499,7 +510,7 @@ KILLED = """
 import os, sys
 from airflow_provider_personalize_segments.operators import PersonalizeSegmentsToParquetOperator
 from airflow_provider_personalize_segments.output import folders, publishing
-folders.UPLOAD_SIZE = 5 * 1024**2
+folders.UPLOAD_SIZE = 64 * 1024
 for _ in sys.stdin:
     child = os.fork()
     if not child:
@@ -515,7 +526,7 @@ for _ in sys.stdin:
 
 
 class TestKilled:
-    """A worker that is killed with each request that changes something: before S3 gets it, and after."""
+    """A worker that is killed after each request that changes something, before it gets the answer."""
 
     @staticmethod
     def ask(process, word):
@@ -524,15 +535,17 @@ class TestKilled:
         process.stdin.flush()
         return int(next(line for line in process.stdout if line.startswith("@ "))[2:])
 
-    def test_a_retry_leaves_exactly_one_complete_result(self, add_job, proxy, s3, names, read):
-        users = [str(uuid.UUID(int=number**20 % 2**128)) for number in range(300_000)]
+    def test_a_retry_leaves_exactly_one_complete_result(self, add_job, proxy, s3, names, read, monkeypatch):
+        # S3 takes no smaller part of an upload than 5 MiB, and each would take this test a second.
+        monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1)
+        users = [str(uuid.UUID(int=number**20 % 2**128)) for number in range(6_000)]
         job_arn = add_job({"a.json.out": lines(record("1", users))})
         convert(job_arn)
         expected = read()
         task = [sys.executable, "-c", KILLED, job_arn, TABLES]
         with subprocess.Popen(task, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
-            def run(number, moment):
+            def run(number):
                 """Run the task, and kill it with a request; return its exit code and what was changed."""
                 pid = self.ask(process, "run")
                 changes = []
@@ -543,30 +556,29 @@ class TestKilled:
                         if len(changes) == number:
                             os.kill(pid, signal.SIGKILL)
 
-                proxy.refuse, proxy.after = (note, len) if moment == "before" else (lambda _: None, note)
+                proxy.after = note
                 code = self.ask(process, "go")
-                proxy.refuse, proxy.after = lambda _: None, lambda _: None
+                proxy.after = lambda _: None
                 return code, changes
 
             kills = 0
-            for moment in ("before", "after"):
-                for number in itertools.count(1):
-                    self.empty(s3, names)
-                    code, changes = run(number, moment)
-                    if code == 0:
-                        break
-                    assert code == -signal.SIGKILL
-                    kills += 1
-                    if visible(names()):
-                        assert read().equals(expected)
-                    assert "_SUCCESS" not in names() or visible(names())
-                    assert run(0, "after")[0] == 0
-                    assert len(visible(names())) == 1, changes
-                    assert set(names()) - set(visible(names())) == {"_SUCCESS"}
+            for number in itertools.count(1):
+                self.empty(s3, names)
+                code, changes = run(number)
+                if code == 0:
+                    break
+                assert code == -signal.SIGKILL
+                kills += 1
+                if visible(names()):
                     assert read().equals(expected)
-                    assert "Uploads" not in s3.list_multipart_uploads(Bucket=BUCKET)
+                assert "_SUCCESS" not in names() or visible(names())
+                assert run(0)[0] == 0
+                assert len(visible(names())) == 1, changes
+                assert set(names()) - set(visible(names())) == {"_SUCCESS"}
+                assert read().equals(expected)
+                assert "Uploads" not in s3.list_multipart_uploads(Bucket=BUCKET)
             process.stdin.close()
-        assert kills >= 2 * 9, kills  # begin, 2 parts, complete, note, copy, 2 deletions, success
+        assert kills >= 9, kills  # begin, 2 parts, complete, note, copy, 2 deletions, success
 
     @staticmethod
     def empty(s3, names):
