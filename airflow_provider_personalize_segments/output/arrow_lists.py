@@ -13,7 +13,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_provider_personalize_segments.output.records import load_strictly
+from airflow_provider_personalize_segments.output.strict_json import load_strictly
 
 _JSON_SPACE = b" \t\r"
 _decode = msgspec.json.Decoder().decode

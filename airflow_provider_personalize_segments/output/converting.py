@@ -7,26 +7,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_personalize_segments.arns import parse_job_arn
 from airflow_provider_personalize_segments.output.arrow_lists import load_texts, loads
-from airflow_provider_personalize_segments.output.checking import (
-    OutputSummary,
-    Progress,
-    find_error,
-    read_output,
-)
+from airflow_provider_personalize_segments.output.checking import find_error
 from airflow_provider_personalize_segments.output.folders import FileInFolder
 from airflow_provider_personalize_segments.output.objects import S3Object
 from airflow_provider_personalize_segments.output.parquet import ParquetFile
+from airflow_provider_personalize_segments.output.reading import OutputSummary, Progress, read_output
 from airflow_provider_personalize_segments.output.record_blocks import (
     RecommendationBlock,
     load_recommendations,
 )
 from airflow_provider_personalize_segments.output.records import RecordBlock, RecordPart
+from airflow_provider_personalize_segments.output.rows import Rows, WrongRecordError
 from airflow_provider_personalize_segments.output.tables import (
     ROWS,
     ErrorRows,
     RecommendationRows,
-    Rows,
-    WrongRecordError,
     find_query,
 )
 

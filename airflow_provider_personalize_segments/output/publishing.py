@@ -20,10 +20,12 @@ from airflow_provider_personalize_segments.errors import (
     S3UnavailableError,
 )
 from airflow_provider_personalize_segments.jobs import JobState, classify_status
-from airflow_provider_personalize_segments.output.checking import OutputSummary, find_outputs
+from airflow_provider_personalize_segments.output.checking import find_outputs
 from airflow_provider_personalize_segments.output.converting import convert_output
-from airflow_provider_personalize_segments.output.folders import Folder, open_folder
+from airflow_provider_personalize_segments.output.folders import Folder, StorageFolder
 from airflow_provider_personalize_segments.output.objects import S3Object
+from airflow_provider_personalize_segments.output.reading import OutputSummary
+from airflow_provider_personalize_segments.output.s3_folder import S3Folder
 from airflow_provider_personalize_segments.plain_json import show
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def write_tables(
     _check_status(job_arn, job)
     with closing(hook.make_s3_client(parse_job_arn(job_arn).region)) as client:
         try:
-            folder = open_folder(output_path, client)
+            folder = _open_folder(output_path, client)
         except ValueError as error:
             raise InvalidParameterError(f"output_path: {error}") from None
         outputs = find_outputs(client, job_arn, job, log)
@@ -79,6 +81,12 @@ def write_tables(
             number = [each.path for each in outputs].index(_check_file(output_file, job_arn, outputs))
         result = _Result(folder, job_arn, parts, log)
         return result.make(client, number, max_error_rate)
+
+
+def _open_folder(path: str, s3_client: Any) -> Folder:
+    """Return the folder to write to; raise ValueError when nothing serves such a path."""
+    path = path.rstrip("/") + "/"
+    return S3Folder(path, s3_client) if path.startswith("s3://") else StorageFolder(path)
 
 
 def _check_status(job_arn: str, job: Mapping[str, Any]) -> None:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from airflow_provider_personalize_segments.errors import S3RefusedError
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.output.blocks import load_blocks
 from airflow_provider_personalize_segments.output.lines import LineBuffer
 from airflow_provider_personalize_segments.output.long_lists import find_cut, find_list
+from airflow_provider_personalize_segments.output.strict_json import load_strictly
 from airflow_provider_personalize_segments.plain_json import clean_text
 
 LONG_LINE = 2 * 1024**2
@@ -27,10 +27,6 @@ WINDOW = 1024**2
 """Bytes of a long line that are parsed at once: the most for one user, and for all that is not a user."""
 LONG_LIST = 16 * 1024
 """Bytes of a line from which its list is parsed apart, where there is a function for lists."""
-BLOCK_SIZE = 1024**2
-"""Bytes of lines that are parsed at once, where there is a function for blocks."""
-BLOCKS_AHEAD = 2
-"""Blocks that threads parse while what is in the one before is used."""
 LIST_NAMES = BatchJobKind.SEGMENT.result_members
 """Members of a record's ``output`` that hold a list of users."""
 _BYTE_ORDER_MARK = "\ufeff"
@@ -93,23 +89,6 @@ class _InvalidRecordError(Exception):
     """A line is no record; the message says why."""
 
 
-def load_strictly(text: str) -> Any:
-    """
-    Return what ``json.loads`` returns, but refuse ``NaN`` and ``Infinity``, which are not JSON.
-
-    :param text: the JSON text
-    :raises ValueError: when it is not JSON
-    """
-    return _DECODER.decode(text)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
 def read_records(
     pieces: Iterable[bytes],
     path: str,
@@ -150,7 +129,7 @@ def read_records(
     number = 0
     while not lines.is_at_end():
         if load_block is not None:
-            for block in _load_blocks(lines, load_block):
+            for block in load_blocks(lines, load_block):
                 yield from reader.read_block(number, *block)
                 number += block.lines
             if lines.is_at_end():
@@ -162,28 +141,6 @@ def read_records(
             yield from reader.read_long_record(number)
         elif taken[0].strip(_JSON_SPACE):
             yield reader.parse_record(number, begin, *taken)
-
-
-class _LoadedBlock(NamedTuple):
-    offset: int
-    data: bytes
-    lines: int
-    loaded: Any
-
-
-def _load_blocks(lines: LineBuffer, load_block: Callable[[bytes], Any]) -> Iterator[_LoadedBlock]:
-    """Yield whole lines, and what they hold, until a line is too long for a block."""
-    with ThreadPoolExecutor(BLOCKS_AHEAD, thread_name_prefix="record-blocks") as threads:
-        ahead: deque[tuple[int, bytes, Future[Any]]] = deque()
-        while True:
-            begin, data = lines.offset, lines.take_lines(BLOCK_SIZE)
-            if data:
-                ahead.append((begin, data, threads.submit(load_block, data)))
-            if len(ahead) > (BLOCKS_AHEAD if data else 0):
-                begin, data, loading = ahead.popleft()
-                yield _LoadedBlock(begin, data, data.count(b"\n"), loading.result())
-            elif not data:
-                return
 
 
 class _Reader:

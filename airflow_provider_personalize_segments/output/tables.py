@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.output.record_blocks import RecommendationBlock, count_from_one
+from airflow_provider_personalize_segments.output.record_blocks import RecommendationBlock
 from airflow_provider_personalize_segments.output.records import RecordPart
+from airflow_provider_personalize_segments.output.rows import (
+    ResultRows,
+    Rows,
+    WrongRecordError,
+    make_int32s,
+    repeat_text,
+)
 from airflow_provider_personalize_segments.plain_json import clean_text, make_json_safe, show
 
-GROUP_ROWS = 256 * 1024
-"""Rows of a row group, or a few more: readers skip and share out work by these."""
-GROUP_BYTES = 32 * 1024**2
-"""Bytes of text in a row group, or a few more; so long IDs take no more memory than short ones."""
 MAX_INPUT_LENGTH = 2000
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 """Text that is the same in many rows; readers find plain text."""
@@ -42,85 +44,6 @@ RECOMMENDATIONS = _schema(
 ERRORS = _schema(
     file=_TEXT, line=pa.int64(), offset=pa.int64(), error=pa.string(), input=pa.string(), job_arn=_TEXT
 )
-
-
-class WrongRecordError(Exception):
-    """A record is JSON, and cannot be rows; the message says why."""
-
-
-class Rows(ABC):
-    """
-    Gathers a table's rows until they are a row group.
-
-    :param job_arn: the job's ARN, which is in each row
-    """
-
-    schema: pa.Schema
-
-    def __init__(self, job_arn: str) -> None:
-        self.job_arn = job_arn
-        self._clear()
-
-    def __len__(self) -> int:
-        return self._length
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there are enough for a row group."""
-        return self._length >= GROUP_ROWS or self._bytes >= GROUP_BYTES
-
-    def take_group(self) -> pa.Table:
-        """Return what was gathered, and begin anew."""
-        job_arn = _repeat(self.job_arn, self._length)
-        table = pa.table([*self._columns(), job_arn], schema=self.schema)
-        self._clear()
-        return table
-
-    def _clear(self) -> None:
-        self._length = 0
-        self._bytes = 0
-
-    @abstractmethod
-    def _columns(self) -> list[Any]:
-        """Return all columns but the last."""
-
-
-class ResultRows(Rows):
-    """The rows of a record's results; base of those for the two kinds of job."""
-
-    def _clear(self) -> None:
-        super()._clear()
-        self._clear_lists()
-
-    def _clear_lists(self) -> None:
-        self._queries: list[str] = []
-        self._query_of = bytearray()
-        self._ranks = bytearray()
-
-    @abstractmethod
-    def add(self, part: RecordPart, query: str) -> int:
-        """
-        Add what a part of a record holds, and return how many rows that is.
-
-        :param part: the part
-        :param query: what was asked for, see :func:`find_query`
-        :raises WrongRecordError: when it cannot be rows; nothing was added
-        """
-
-    def _add_rows(self, query: str, count: int, start: int) -> int:
-        if not self._queries or self._queries[-1] != query:
-            self._queries.append(query)
-        index = len(self._queries) - 1
-        self._query_of += index.to_bytes(4, sys.byteorder) * count
-        self._ranks += _count_from(start + 1, count)
-        self._length += count
-        return count
-
-    def _columns(self) -> list[Any]:
-        queries = pa.DictionaryArray.from_arrays(
-            _from_bytes(pa.int32(), self._query_of), pa.array(self._queries, pa.string())
-        )
-        return [queries, _from_bytes(pa.int32(), self._ranks)]
 
 
 class SegmentRows(ResultRows):
@@ -206,7 +129,7 @@ class RecommendationRows(ResultRows):
         self._end_lists()
         # One dictionary for a row group: with several, Parquet would write each value in full.
         table = pa.concat_tables(self._blocks).unify_dictionaries()
-        table = table.append_column("job_arn", _repeat(self.job_arn, len(table)))
+        table = table.append_column("job_arn", repeat_text(self.job_arn, len(table)))
         self._clear()
         return table.cast(self.schema)
 
@@ -218,7 +141,7 @@ class RecommendationRows(ResultRows):
 
     def _columns(self) -> list[Any]:
         query, rank = super()._columns()
-        theme_of = _from_bytes(pa.int32(), self._theme_of)
+        theme_of = make_int32s(self._theme_of)
         themes = pa.DictionaryArray.from_arrays(
             pc.if_else(pc.less(theme_of, 0), None, theme_of), pa.array(self._themes, pa.string())
         )
@@ -327,26 +250,3 @@ def _find_numbers(output: Mapping[str, Any], name: str, count: int) -> list[floa
         return [float(each) for each in numbers] if int in {type(each) for each in numbers} else numbers
     except OverflowError:
         raise WrongRecordError(f"the record's {name} are not a number for each item") from None
-
-
-_COUNTED = count_from_one(64 * 1024)
-_COUNTED_BYTES: bytes = _COUNTED.buffers()[1].to_pybytes()
-
-
-def _count_from(start: int, count: int) -> bytes | bytearray:
-    """Return whole numbers, one after the other, as 32 bits each."""
-    if start == 1 and count <= len(_COUNTED):
-        return _COUNTED_BYTES[: 4 * count]
-    numbers = bytearray()
-    for done in range(0, count, len(_COUNTED)):
-        block = _COUNTED[: count - done]
-        numbers += pc.add(block, pa.scalar(start + done - 1, pa.int32())).buffers()[1].to_pybytes()
-    return numbers
-
-
-def _from_bytes(type_: pa.DataType, data: bytearray) -> pa.Array:
-    return pa.Array.from_buffers(type_, len(data) // 4, [None, pa.py_buffer(data)])
-
-
-def _repeat(text: str, count: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(_from_bytes(pa.int32(), bytearray(4 * count)), pa.array([text]))

@@ -21,8 +21,9 @@ from airflow_provider_personalize_segments.errors import (
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.operators import PersonalizeCreateBatchSegmentJobOperator
-from airflow_provider_personalize_segments.output.checking import OutputSummary, check_output, find_error
+from airflow_provider_personalize_segments.output.checking import check_output, find_error
 from airflow_provider_personalize_segments.output.objects import S3Object
+from airflow_provider_personalize_segments.output.reading import OutputSummary
 from airflow_provider_personalize_segments.output.records import RecordPart
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 

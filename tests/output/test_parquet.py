@@ -37,7 +37,7 @@ from airflow_provider_personalize_segments.operators import (
     PersonalizeRecommendationsToParquetOperator,
     PersonalizeSegmentsToParquetOperator,
 )
-from airflow_provider_personalize_segments.output import folders, tables
+from airflow_provider_personalize_segments.output import rows, s3_folder
 from airflow_provider_personalize_segments.output.publishing import write_tables
 
 log = logging.getLogger("parquet")
@@ -493,8 +493,8 @@ class TestFaults:
         assert "_SUCCESS" not in names()
 
     def test_an_error_while_reading_leaves_no_upload_behind(self, add_job, proxy, s3, names, monkeypatch):
-        monkeypatch.setattr(folders, "UPLOAD_SIZE", 64 * 1024)
-        monkeypatch.setattr(tables, "GROUP_ROWS", 1000)
+        monkeypatch.setattr(s3_folder, "UPLOAD_SIZE", 64 * 1024)
+        monkeypatch.setattr(rows, "GROUP_ROWS", 1000)
         users = [str(uuid.UUID(int=number**20 % 2**128)) for number in range(6_000)]
         body = lines(*[record(str(number), users) for number in range(2)])
         job_arn = add_job({"a.json.out": body, "b.json.out": segments(2)[:-20]})
@@ -509,8 +509,8 @@ class TestFaults:
 KILLED = """
 import os, sys
 from airflow_provider_personalize_segments.operators import PersonalizeSegmentsToParquetOperator
-from airflow_provider_personalize_segments.output import folders, publishing
-folders.UPLOAD_SIZE = 64 * 1024
+from airflow_provider_personalize_segments.output import publishing, s3_folder
+s3_folder.UPLOAD_SIZE = 64 * 1024
 for _ in sys.stdin:
     child = os.fork()
     if not child:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from airflow_provider_personalize_segments.errors import PersonalizeError, S3RefusedError
 from airflow_provider_personalize_segments.output import records
-from airflow_provider_personalize_segments.output.records import load_strictly, read_records
+from airflow_provider_personalize_segments.output.records import read_records
+from airflow_provider_personalize_segments.output.strict_json import load_strictly
 
 PATH = "s3://shop/output/items.json.out"
 # What a long line cannot have, though it is JSON.

@@ -19,13 +19,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_personalize_segments.errors import PersonalizeOutputError, S3RefusedError
-from airflow_provider_personalize_segments.output import checking, records, tables
+from airflow_provider_personalize_segments.output import blocks, reading, records, rows
 from airflow_provider_personalize_segments.output.arrow_lists import load_texts, loads
 from airflow_provider_personalize_segments.output.converting import convert_output
 from airflow_provider_personalize_segments.output.folders import FileInFolder
 from airflow_provider_personalize_segments.output.objects import S3Object
 from airflow_provider_personalize_segments.output.record_blocks import load_recommendations
-from airflow_provider_personalize_segments.output.records import load_strictly
+from airflow_provider_personalize_segments.output.strict_json import load_strictly
 
 ARNS = {
     kind: f"arn:aws:personalize:us-east-1:123456789012:batch-{kind}-job/weekly"
@@ -104,7 +104,12 @@ def convert(kind, data, sizes=None):
         sizes or {}
     )
     group = bounds.pop("GROUP_ROWS")
-    with patch.multiple(records, **bounds), patch.object(tables, "GROUP_ROWS", group):
+    block = bounds.pop("BLOCK_SIZE")
+    with (
+        patch.multiple(records, **bounds),
+        patch.object(blocks, "BLOCK_SIZE", block),
+        patch.object(rows, "GROUP_ROWS", group),
+    ):
         return Conversion(kind, {"items.json.out": data})
 
 
@@ -303,7 +308,7 @@ def test_row_groups_are_full_and_have_dictionaries_where_they_pay():
 
 def test_long_ids_fill_a_row_group_by_their_bytes():
     ids = ["x" * 1000] * 10
-    with patch.object(tables, "GROUP_BYTES", 15_000):
+    with patch.object(rows, "GROUP_BYTES", 15_000):
         done = convert("segment", dump(*[segment("a", ids)] * 4), {"LONG_LINE": 10**6, "GROUP_ROWS": 10**6})
     assert pq.ParquetFile(io.BytesIO(done.results[0].bytes)).num_row_groups == 2
 
@@ -530,7 +535,7 @@ def test_json_is_what_json_loads_says(value, change):
 def test_the_log_tells_how_far_it_is(caplog):
     caplog.set_level("INFO", "tables")
     files = {f"{number}.out": dump(*[segment("1", IDS)] * 9, segment("2", [7])) for number in range(2)}
-    with patch.object(checking, "SECONDS_BETWEEN_REPORTS", 0.0):
+    with patch.object(reading, "SECONDS_BETWEEN_REPORTS", 0.0):
         Conversion("segment", files)
     told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Read ")]
     size = sum(map(len, files.values()))
