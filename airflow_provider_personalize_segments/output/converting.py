@@ -204,8 +204,8 @@ class _Conversion:
         problem = problem or record.problem or (record.known.problem if record.known else None)
         if problem is None and query is None:
             problem = NO_QUERY
-        is_written = record.has_rows and not record.problem
-        if record.has_rows if problem else not is_written:
+        is_right = not record.has_rows if problem else record.has_rows and record.query == query
+        if not is_right:
             self.learnt[place] = Verdict(None if problem else query, problem)
         return problem
 

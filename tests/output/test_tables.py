@@ -286,6 +286,13 @@ def test_what_only_the_end_of_a_long_record_tells_takes_a_second_reading(caplog)
     assert "again" not in caplog.text
 
 
+def test_a_query_that_only_the_end_of_a_long_record_tells_counts_more_than_one_before_it():
+    record = {"itemAttributes": "before", "output": {"usersList": IDS}, "input": {"itemId": "after"}}
+    done = check("segment", dump(record))
+    assert {row["query"] for row in done.table.to_pylist()} == {"after"}
+    assert [each.ending for each in done.results] == ["given up", "finished"]
+
+
 def test_row_groups_are_full_and_have_dictionaries_where_they_pay():
     data = dump(*(segment(f"item-{number}", IDS) for number in range(50)))
     done = convert("segment", data, {"LONG_LINE": 10_000, "GROUP_ROWS": 500})
