@@ -127,7 +127,7 @@ def make_storage_path(path: str) -> Any:
     """
     try:
         from airflow.sdk import ObjectStoragePath
-    except ImportError:  # before Airflow 3.0
+    except ImportError:  # before Airflow 3.0, which mypy does not see
         from airflow.io.path import ObjectStoragePath  # type: ignore[import-not-found,no-redef]
     return ObjectStoragePath(path)
 

@@ -83,7 +83,7 @@ def _read(client: Any, kind: BatchJobKind, job_arn: str, outputs: list[S3Object]
     summary = OutputSummary(len(outputs), sum(each.size for each in outputs))
     are_texts = True
     for file, part in read_output(client, job_arn, outputs, Progress(summary, log)):
-        assert isinstance(part, RecordPart)  # without a function for blocks there are none
+        assert isinstance(part, RecordPart)  # only a function for blocks makes blocks
         are_texts = are_texts and all(isinstance(value, str) for value in part.values)
         if part.is_last:
             summary.count(find_error(kind, part, are_texts=are_texts), file, part)

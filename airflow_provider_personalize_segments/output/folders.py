@@ -91,11 +91,11 @@ class Folder(ABC):
 class FileInFolder(io.RawIOBase):
     """A file that is written from its beginning to its end."""
 
+    _is_given_up = False
+
     def writable(self) -> bool:
         """Return that it can be written."""
         return True
-
-    _is_given_up = False
 
     @abstractmethod
     def finish(self) -> None:

@@ -69,7 +69,7 @@ class ParquetFile:
         try:
             self._write_all()
         except BaseException as error:
-            self._error = error
+            self._error = error  # write() and finish() raise it, in the task's own thread
 
     def _write_all(self) -> None:
         writer = self._open()

@@ -76,9 +76,7 @@ def write_tables(
             raise InvalidParameterError(f"output_path: {error}") from None
         outputs = find_outputs(client, job_arn, job, log)
         parts = [outputs] if output_file is None else [[each] for each in outputs]
-        number = 0
-        if output_file is not None:
-            number = [each.path for each in outputs].index(_check_file(output_file, job_arn, outputs))
+        number = 0 if output_file is None else _find_number(output_file, job_arn, outputs)
         result = _Result(folder, job_arn, parts, log)
         return result.make(client, number, max_error_rate)
 
@@ -101,13 +99,14 @@ def _check_status(job_arn: str, job: Mapping[str, Any]) -> None:
         )
 
 
-def _check_file(path: str, job_arn: str, outputs: Sequence[S3Object]) -> str:
-    if path not in [each.path for each in outputs]:
+def _find_number(path: str, job_arn: str, outputs: Sequence[S3Object]) -> int:
+    paths = [each.path for each in outputs]
+    if path not in paths:
         raise InvalidParameterError(
             f"output_file: {show(path)} is no file that the job wrote. Expected one of those that "
-            f"PersonalizeHook.list_output_files returns, such as {outputs[0].path}. ({job_arn})"
+            f"PersonalizeHook.list_output_files returns, such as {paths[0]}. ({job_arn})"
         )
-    return path
+    return paths.index(path)
 
 
 class _Result:
@@ -244,7 +243,7 @@ class _Result:
 
     def _publish(self, whole: dict[str, Any], names: Mapping[str, int]) -> None:
         old = [each for each in names if _OURS.fullmatch(each) and each not in whole["tables"]]
-        # First of all, as from now on it would not be true.
+        # _SUCCESS goes first: from now on, it would not be true.
         self._folder.delete([SUCCESS, *old] if old or SUCCESS in names else [])
         for name, size in whole["tables"].items():
             try:

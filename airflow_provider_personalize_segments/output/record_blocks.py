@@ -142,10 +142,12 @@ def count_from_one(count: int) -> pa.Int32Array:
     :param count: how many
     """
     global _counted
-    if count > len(_counted):
+    # Two threads ask: each returns what it has looked at, whatever the other puts in its place.
+    counted = _counted
+    if count > len(counted):
         numbers = pa.py_buffer(array("i", range(1, 2 * count + 1)))
-        _counted = pa.Array.from_buffers(pa.int32(), 2 * count, [None, numbers])
-    return _counted[:count]
+        counted = _counted = pa.Array.from_buffers(pa.int32(), 2 * count, [None, numbers])
+    return counted[:count]
 
 
 _counted = pa.array([], pa.int32())

@@ -78,7 +78,6 @@ class RecommendationRows(ResultRows):
     def _clear(self) -> None:
         super()._clear()
         self._blocks: list[pa.Table] = []
-        self._clear_lists()
 
     def _clear_lists(self) -> None:
         super()._clear_lists()

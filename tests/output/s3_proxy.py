@@ -55,7 +55,7 @@ class S3Proxy:
                 self.send(answer.status, found, content, size)
                 connection.close()
 
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer  # noqa: N815
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer  # noqa: N815 - names of http.server
 
             def send(
                 self, status: int, headers: dict[str, Any], body: bytes, size: str | None = None
