@@ -118,6 +118,77 @@ def find_text_renderer(task: BaseOperator, parameter: str) -> Callable[[str, Con
     return lambda text, context: str(render_template_to_string(environment.from_string(text), context))
 
 
+def has_asset_watchers() -> bool:
+    """Tell whether this Airflow can watch for events, which it does from 3.0 on."""
+    from airflow.triggers import base
+
+    return hasattr(base, "BaseEventTrigger")
+
+
+def find_event_trigger() -> type[Any]:
+    """Return the base of triggers for asset watchers; before Airflow 3.0 that of any trigger."""
+    from airflow.triggers import base
+
+    found: type[Any] = getattr(base, "BaseEventTrigger", base.BaseTrigger)
+    return found
+
+
+def find_shared_stream_producer() -> type[Any]:
+    """Return the base of what Airflow 3.3 tells that it has stored an event; before 3.3 a plain class."""
+    try:
+        from airflow.triggers.shared_stream import SharedStreamProducer
+    except ImportError:
+        return object
+    return SharedStreamProducer
+
+
+async def read_asset_state(store: Any, key: str) -> Any:
+    """
+    Return what a watcher keeps with its asset; ``None`` when there is nothing.
+
+    :param store: the watcher's ``asset_state_store``, which Airflow has from 3.3 on
+    :param key: the key
+    """
+    for each in _asset_states(store):
+        if (value := await _ask_asset_state(each, "get", key)) is not None:
+            return value
+    return None
+
+
+async def write_asset_state(store: Any, key: str, value: Any) -> None:
+    """
+    Keep something with a watcher's asset.
+
+    :param store: the watcher's ``asset_state_store``, which Airflow has from 3.3 on
+    :param key: the key
+    :param value: the value, as plain JSON
+    """
+    for each in _asset_states(store):
+        await _ask_asset_state(each, "set", key, value)
+
+
+def _asset_states(store: Any) -> list[Any]:
+    """Return the store of each asset: two assets whose watchers are equal have one trigger and two stores."""
+    # Airflow names the assets nowhere else (https://github.com/apache/airflow/issues/71460).
+    stores = [
+        each for name in ("_by_name", "_by_uri") for _, each in sorted(getattr(store, name, {}).items())
+    ]
+    return stores or [store]
+
+
+async def _ask_asset_state(store: Any, method: str, *arguments: Any) -> Any:
+    if hasattr(store, f"a{method}"):
+        return await getattr(store, f"a{method}")(*arguments)
+    # Airflow 3.3.0 and 3.3.1 can only wait for the answer.
+    from concurrent.futures import ThreadPoolExecutor
+
+    executor = ThreadPoolExecutor(1, "personalize-asset-state")
+    try:
+        return await run_beside_loop(lambda: getattr(store, method)(*arguments), executor)
+    finally:
+        executor.shutdown(wait=False)
+
+
 def make_storage_path(path: str) -> Any:
     """
     Return Airflow's ObjectStoragePath of a path.
@@ -148,10 +219,15 @@ __all__ = [
     "TaskInstanceKey",
     "XCom",
     "conf",
+    "find_event_trigger",
     "find_first_start",
+    "find_shared_stream_producer",
     "find_task_state_store",
     "find_text_renderer",
+    "has_asset_watchers",
     "keep_for_ever",
     "make_storage_path",
+    "read_asset_state",
     "run_beside_loop",
+    "write_asset_state",
 ]

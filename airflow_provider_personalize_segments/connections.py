@@ -50,13 +50,13 @@ class ConnectionSettings(NamedTuple):
     What decides with whose credentials, where and how AWS is called; different ones never share a client.
 
     :param aws_conn_id: the Airflow connection, or ``None``
-    :param region_name: the AWS region
+    :param region_name: the AWS region; ``None`` means the connection's, then boto3's
     :param verify: whether to verify TLS certificates, or a CA bundle's path, or ``None``
     :param botocore_config: botocore configuration as JSON text, which can be compared; or ``None``
     """
 
     aws_conn_id: str | None
-    region_name: str
+    region_name: str | None
     verify: bool | str | None
     botocore_config: str | None
 
@@ -64,7 +64,7 @@ class ConnectionSettings(NamedTuple):
     def of(
         cls,
         aws_conn_id: str | None,
-        region_name: str,
+        region_name: str | None,
         verify: bool | str | None,
         botocore_config: dict[str, Any] | None,
     ) -> ConnectionSettings:

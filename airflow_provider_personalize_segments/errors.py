@@ -23,6 +23,8 @@ All errors are a :class:`PersonalizeError`, too.
     ├── S3UnavailableError          S3 did not answer properly; it may the next time
     ├── PersonalizeUnavailableError AWS did not answer properly; it may the next time
     └── TriggerFailedError          waiting in the triggerer went wrong; the job goes on
+    ValueError, TypeError           Airflow does not load the DAG file
+    └── InvalidWatcherError         a parameter of a watcher cannot be right, or Airflow is too old for it
 """
 
 from __future__ import annotations
@@ -384,6 +386,14 @@ class ExtraNotInstalledError(_PicklableError, AirflowFailException):
 
 class InvalidParameterError(PersonalizeError, AirflowFailException, ValueError):
     """A value given to a task cannot be right, now or on a retry; the message says what was expected."""
+
+
+class InvalidWatcherError(PersonalizeError, ValueError, TypeError):
+    """
+    A watcher in a DAG file cannot work; the message says why.
+
+    It is a TypeError, too: any other error of a trigger that is made anew ends Airflow's triggerer.
+    """
 
 
 @contextmanager

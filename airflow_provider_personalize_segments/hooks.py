@@ -7,11 +7,12 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
 from botocore.config import Config
+from botocore.exceptions import PaginationError
 from botocore.parsers import ResponseParserError
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowException, AirflowNotFoundException
@@ -36,6 +37,18 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import Connection
 
 Answer = TypeVar("Answer")
+
+
+class JobsPage(NamedTuple):
+    """
+    One page of a listing.
+
+    :param summaries: the jobs' summaries, times as ``datetime``
+    :param next_token: what the next page is asked for with; ``None`` on the last
+    """
+
+    summaries: list[dict[str, Any]]
+    next_token: str | None
 
 
 class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
@@ -141,29 +154,51 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
 
         .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_ListBatchSegmentJobs.html
         """
+        seen: set[str] = set()
+        next_token = None
+        while True:
+            page = self.list_jobs_page(kind, solution_version_arn, next_token)
+            for summary in page.summaries:
+                arn = summary[kind.arn_member]
+                if arn not in seen:
+                    seen.add(arn)
+                    yield summary
+            next_token = page.next_token
+            if next_token is None:
+                return
+
+    def list_jobs_page(
+        self, kind: BatchJobKind, solution_version_arn: str | None = None, next_token: str | None = None
+    ) -> JobsPage:
+        """
+        Return one page of the summaries of all batch jobs of a kind, with one call.
+
+        :param kind: ``BatchJobKind.SEGMENT`` or ``BatchJobKind.INFERENCE``
+        :param solution_version_arn: as for :meth:`list_jobs`
+        :param next_token: the ``next_token`` of the page before; ``None`` means the first page
+        :raises ValueError: when the ARN is no solution version's, or in another region than the hook's
+
+        .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_ListBatchSegmentJobs.html
+        """
         region, request, subject = self._region_name, {}, f"all {kind.title}s"
         if solution_version_arn is not None:
             region = resolve_region(region, parse_solution_version_arn(solution_version_arn))
             request, subject = {"solutionVersionArn": solution_version_arn}, solution_version_arn
+        if next_token is not None:
+            request["nextToken"] = next_token
 
-        def start(client: PersonalizeClient) -> Iterator[dict[str, Any]]:
-            # The stubs know paginators by literal names only.
-            return iter(client.get_paginator(kind.list_method).paginate(**request))  # type: ignore[call-overload]
+        def list_page(client: PersonalizeClient) -> JobsPage:
+            response = getattr(client, kind.list_method)(**request)
+            summaries = {_member(each, kind.arn_member): each for each in _member(response, kind.jobs_member)}
+            if not all(isinstance(arn, str) for arn in summaries):
+                raise ResponseParserError(f"the response has an odd {kind.arn_member}")
+            token = response.get("nextToken") or None
+            if token is not None and token == next_token:
+                # Following it again would never end.
+                raise PaginationError(message="AWS sent the same nextToken twice")
+            return JobsPage(list(summaries.values()), token)
 
-        pages = self._call(kind.list_operation, subject, region, start)
-        seen = set()
-        while True:
-            with self._explained(kind.list_operation, subject, region, is_called=True):
-                page = next(pages, None)
-                if page is None:
-                    return
-                summaries = {_member(each, kind.arn_member): each for each in _member(page, kind.jobs_member)}
-                if not all(isinstance(arn, str) for arn in summaries):
-                    raise ResponseParserError(f"the response has an odd {kind.arn_member}")
-            for arn, summary in summaries.items():
-                if arn not in seen:
-                    seen.add(arn)
-                    yield summary
+        return self._call(kind.list_operation, subject, region, list_page)
 
     def describe_solution_version(self, solution_version_arn: str) -> dict[str, Any]:
         """

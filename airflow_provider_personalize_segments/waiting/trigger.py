@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import random
 from abc import abstractmethod
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_personalize_segments.arns import parse_job_arn
-from airflow_provider_personalize_segments.connections import ConnectionSettings
+from airflow_provider_personalize_segments.base_trigger import StoredTrigger
 from airflow_provider_personalize_segments.errors import PersonalizeRequestError, dump_error
 from airflow_provider_personalize_segments.jobs import JobState
 from airflow_provider_personalize_segments.plain_json import make_json_safe
@@ -26,8 +25,6 @@ from airflow_provider_personalize_segments.waiting.verdicts import (
     judge_refusal,
 )
 
-TRIGGERS = "airflow_provider_personalize_segments.triggers"
-"""Where Airflow finds all our triggers, wherever their classes live."""
 GRACE = 5.0
 """Seconds that the last call may take after the deadline, when it is made."""
 SHORTEST_INTERVAL = 0.1
@@ -40,21 +37,17 @@ executor says that it is over, and fails or retries it (https://github.com/apach
 """
 
 
-class PersonalizeTrigger(BaseTrigger):
+class PersonalizeTrigger(StoredTrigger):
     """
     Base of the triggers that tasks defer to; each fires exactly one event, and never raises.
 
-    The event is plain JSON, see :class:`~.waiting.events.Event`. What a trigger leaves in Airflow's database
-    loads in later releases: new parameters get defaults, and none is taken away.
+    The event is plain JSON, see :class:`~.waiting.events.Event`.
 
     :param deadline: when to give up, as ISO 8601 with an offset; a triggerer's restart does not move it.
         ``None`` means never
     :param execution_deadline: when the task's ``execution_timeout`` is over, in the same form
     :param poke_interval: seconds between two calls about the job
-    :param aws_conn_id: the Airflow connection; ``None`` means the credentials that boto3 finds by itself
-    :param region_name: the AWS region; ``None`` means the one in the ARN
-    :param verify: whether to verify TLS certificates, or the path of a CA bundle
-    :param botocore_config: arguments of ``botocore.config.Config`` in a dict
+    :param aws_conn_id: as all that follow: see :class:`~.base_trigger.StoredTrigger`
     """
 
     def __init__(
@@ -67,24 +60,14 @@ class PersonalizeTrigger(BaseTrigger):
         verify: bool | str | None,
         botocore_config: dict[str, Any] | None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is not annotated
+        super().__init__(aws_conn_id, region_name, verify, botocore_config)
         self.deadline = deadline
         self.execution_deadline = execution_deadline
         self.poke_interval = poke_interval
-        self.aws_conn_id = aws_conn_id
-        self.region_name = region_name
-        self.verify = verify
-        self.botocore_config = botocore_config
         self._job_arn: str | None = None
         self._last_job: dict[str, Any] | None = None
         self._reason: str | None = None
         self._is_unanswered = False
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the parameters from which Airflow makes this trigger anew."""
-        names = inspect.signature(type(self)).parameters
-        # The path outlives this module: triggers that wait are made anew by the next release.
-        return f"{TRIGGERS}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield one event."""
@@ -110,11 +93,6 @@ class PersonalizeTrigger(BaseTrigger):
     @abstractmethod
     async def _wait(self) -> str:
         """Wait; return the outcome."""
-
-    def _settings(self, region: str) -> ConnectionSettings:
-        return ConnectionSettings.of(
-            self.aws_conn_id, self.region_name or region, self.verify, self.botocore_config
-        )
 
     def _time_left(self) -> tuple[float, str]:
         """Return the seconds until the first deadline, and what it means to reach it."""

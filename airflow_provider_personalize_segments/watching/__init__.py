@@ -1,0 +1,1 @@
+"""Watching for jobs that end, so that DAGs start by themselves."""

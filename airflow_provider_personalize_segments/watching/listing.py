@@ -1,0 +1,262 @@
+"""What AWS lists, and how much of it must be read again: rules, without input and output.
+
+AWS lists jobs page by page, a hundred at a time, and never takes one off the list. It documents no order. A
+listing that was read to its end shows its order, and then a part is enough: the jobs that are new are on the
+first page or on the last.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, NamedTuple
+
+from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, classify_status
+from airflow_provider_personalize_segments.plain_json import clean_text, make_json_safe
+
+OVERLAP = 6 * 60 * 60.0
+"""
+Seconds. Jobs that were created within so long before the newest job are looked at again: a listing may be
+late, and the clocks that set the times may disagree.
+"""
+SWEEP_SHARE = 10
+"""A listing is read to its end again once the short looks have cost so many times its pages."""
+MAX_REASON_LENGTH = 1_000
+"""Characters of the reason of a failure that an event repeats."""
+
+
+class Job(NamedTuple):
+    """
+    A job as AWS lists it, in so little memory that a long history fits.
+
+    :param arn: the job's ARN
+    :param name: ``jobName``
+    :param status: ``status``
+    :param created: ``creationDateTime`` in seconds since the epoch; ``None`` when AWS sends no time
+    :param changed: ``lastUpdatedDateTime`` in the same form; of a job that is over, when it ended
+    :param solution_version_arn: ``solutionVersionArn``; ``None`` when AWS leaves it out
+    :param failure_reason: ``failureReason``
+    """
+
+    arn: str
+    name: Any
+    status: Any
+    created: float | None
+    changed: float | None
+    solution_version_arn: str | None
+    failure_reason: Any
+
+    @classmethod
+    def read(cls, kind: BatchJobKind, job: Mapping[str, Any]) -> Job:
+        """
+        Make it of a summary, or of a job as Describe gives it.
+
+        :param kind: the kind of job
+        :param job: the summary, times as ``datetime``
+        """
+        version = job.get("solutionVersionArn")
+        return cls(
+            job[kind.arn_member],
+            job.get("jobName"),
+            job.get("status"),
+            _read_time(job.get("creationDateTime")),
+            _read_time(job.get("lastUpdatedDateTime")),
+            version if isinstance(version, str) else None,
+            job.get("failureReason"),
+        )
+
+    @property
+    def state(self) -> JobState:
+        """What the status means."""
+        return classify_status(self.status)
+
+    @property
+    def is_half(self) -> bool:
+        """Whether a member is missing without which nobody can judge the job."""
+        return not isinstance(self.status, str) or not self.status or self.solution_version_arn is None
+
+    @property
+    def ended(self) -> float | None:
+        """When it ended, if it is over; when it was created, if AWS does not say more."""
+        return self.created if self.changed is None else self.changed
+
+    def dump(self, kind: BatchJobKind) -> dict[str, Any]:
+        """
+        Return it as plain JSON, under the API's own names.
+
+        :param kind: the kind of job
+        """
+        members = {
+            kind.arn_member: self.arn,
+            "jobName": self.name,
+            "status": self.status,
+            "solutionVersionArn": self.solution_version_arn,
+            "creationDateTime": _show_time(self.created),
+            "lastUpdatedDateTime": _show_time(self.changed),
+            "failureReason": self.failure_reason and clean_text(self.failure_reason, MAX_REASON_LENGTH),
+        }
+        dumped: dict[str, Any] = make_json_safe({name: each for name, each in members.items() if each})
+        return dumped
+
+
+class Look(NamedTuple):
+    """
+    What one look at the listing saw.
+
+    :param jobs: the jobs by their ARNs
+    :param is_complete: whether these are all jobs that there are
+    """
+
+    jobs: Mapping[str, Job]
+    is_complete: bool
+
+    def followed_by(self, later: Look) -> Look:
+        """
+        Return what both looks saw; of a job that both saw, the later word counts.
+
+        :param later: the later look
+        """
+        return Look({**self.jobs, **later.jobs}, self.is_complete or later.is_complete)
+
+
+class Order(Enum):
+    """The order in which AWS lists jobs, as a complete listing shows it."""
+
+    NEWEST_FIRST = "newest first"
+    OLDEST_FIRST = "oldest first"
+    NONE = "none"
+
+
+class ListedPage(NamedTuple):
+    """
+    A page that was read.
+
+    :param token: what it was asked for with; ``None`` on the first page
+    :param jobs: its jobs in AWS's order
+    :param next_token: what the next page is asked for with; ``None`` on the last
+    :param odd_arns: what stands in the place of an ARN and is none, shown
+    """
+
+    token: str | None
+    jobs: list[Job]
+    next_token: str | None
+    odd_arns: tuple[str, ...] = ()
+
+
+def find_order(jobs: Iterable[Job]) -> Order:
+    """
+    Return the order of a listing that was read in one go.
+
+    :param jobs: the jobs in AWS's order
+    """
+    times = [job.created for job in jobs]
+    known = [time for time in times if time is not None]
+    if len(known) < len(times):
+        return Order.NONE
+    if all(one >= other for one, other in itertools.pairwise(known)):
+        return Order.NEWEST_FIRST
+    if all(one <= other for one, other in itertools.pairwise(known)):
+        return Order.OLDEST_FIRST
+    return Order.NONE
+
+
+class Course:
+    """
+    Decides which pages a look reads. A look asks :meth:`begin`, then tells each page to :meth:`goes_on`.
+
+    The first look reads all pages. Later looks read the pages at that end of the listing where new jobs
+    appear, back to the jobs that were created :data:`OVERLAP` before the newest. A listing in no order is
+    read to its end each time. So is any listing from time to time, since AWS promises no order.
+    """
+
+    def __init__(self) -> None:
+        self.order = Order.NONE
+        self.frontier: float | None = None
+        self.is_sweep = True
+        self._wants_sweep = True
+        self._pages: list[ListedPage] = []
+        self._tokens: list[tuple[str | None, float]] = []
+        self.sweep_cost = 0
+        self._cost_since = 0
+
+    def want_sweep(self) -> None:
+        """Let the next look read all pages."""
+        self._wants_sweep = True
+
+    def begin(self) -> str | None:
+        """Begin a look; return the token of its first page."""
+        self._pages = []
+        self.is_sweep = (
+            self._wants_sweep or self.order is Order.NONE or self._cost_since >= SWEEP_SHARE * self.sweep_cost
+        )
+        if self.is_sweep or self.order is Order.NEWEST_FIRST:
+            return None
+        return self._tail()
+
+    def _tail(self) -> str | None:
+        """Return the token of the first page that holds a job from behind the frontier, or of the last."""
+        frontier = self.frontier or 0.0
+        return next((token for token, newest in self._tokens if newest >= frontier), self._tokens[-1][0])
+
+    def goes_on(self, page: ListedPage) -> bool:
+        """
+        Take a page; tell whether the look reads the next.
+
+        :param page: the page
+        """
+        self._pages.append(page)
+        self._cost_since += 1
+        if page.next_token is None:
+            return False
+        if self.is_sweep or self.order is not Order.NEWEST_FIRST:
+            return True
+        jobs = [job for each in self._pages for job in each.jobs]
+        if find_order(jobs) is not Order.NEWEST_FIRST or not page.jobs:
+            return True
+        return (page.jobs[-1].created or 0.0) >= (self.frontier or 0.0)
+
+    def end(self, now: float) -> Look:
+        """
+        End a look after its last page, and return what it saw.
+
+        :param now: the time, in seconds since the epoch
+        """
+        pages = self._pages
+        jobs = [job for page in pages for job in page.jobs]
+        is_complete = pages[0].token is None and pages[-1].next_token is None
+        order = find_order(jobs)
+        if is_complete:
+            self.order = order
+            self._wants_sweep = False
+            self.sweep_cost, self._cost_since = len(pages), 0
+        elif order is not self.order and len({job.created for job in jobs}) > 1:
+            self._wants_sweep = True  # the order that this look relied on does not hold
+        # A job that AWS dates into the future must not make all others seem old.
+        newest = max((min(job.created, now) for job in jobs if job.created is not None), default=None)
+        if newest is not None:
+            self.frontier = max(self.frontier or newest - OVERLAP, newest - OVERLAP)
+        if self.order is Order.OLDEST_FIRST:
+            known = {} if is_complete else dict(self._tokens)
+            known |= {page.token: page.jobs[-1].created or 0.0 for page in pages if page.jobs}
+            recent = [(token, at) for token, at in known.items() if at >= (self.frontier or 0.0)]
+            self._tokens = recent or list(known.items())[-1:]
+        self._pages = []
+        return Look({job.arn: job for job in jobs}, is_complete)
+
+    @property
+    def cost(self) -> int:
+        """How many pages the next look reads at least."""
+        return self.sweep_cost if self.order is Order.NONE else 1
+
+
+def _read_time(value: object) -> float | None:
+    try:
+        return value.timestamp() if isinstance(value, datetime) else None
+    except (OverflowError, ValueError):
+        return None
+
+
+def _show_time(moment: float | None) -> str | None:
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat()

@@ -1,0 +1,277 @@
+"""The trigger of an asset's watcher: one event for each look that finds jobs that ended."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Hashable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import TriggerEvent
+
+from airflow_provider_personalize_segments.airflow_compat import (
+    find_event_trigger,
+    has_asset_watchers,
+    read_asset_state,
+    write_asset_state,
+)
+from airflow_provider_personalize_segments.arns import parse_solution_version_arn, resolve_region
+from airflow_provider_personalize_segments.base_trigger import StoredTrigger
+from airflow_provider_personalize_segments.errors import InvalidWatcherError
+from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState
+from airflow_provider_personalize_segments.parameters import (
+    read_choice,
+    read_config,
+    read_seconds,
+    read_text,
+    read_verify,
+)
+from airflow_provider_personalize_segments.plain_json import make_json_safe
+from airflow_provider_personalize_segments.watching.lister import watch
+from airflow_provider_personalize_segments.watching.listing import Job, Look
+from airflow_provider_personalize_segments.watching.place import Place
+
+if TYPE_CHECKING:
+    from airflow_provider_personalize_segments.watching.deliveries import Delivery
+
+ENDINGS = {
+    "active": (JobState.ACTIVE,),
+    "failed": (JobState.FAILED,),
+    "all": (JobState.ACTIVE, JobState.FAILED),
+}
+SHORTEST_INTERVAL = 0.1
+"""Seconds between two looks, whatever ``poll_interval`` says."""
+
+
+MANY_JOBS = 1_000
+"""Jobs in a look that are judged in a thread."""
+
+log = logging.getLogger(__name__)
+
+
+class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # type: ignore[misc]  # by version
+    """
+    Fire an event when batch jobs have ended, for an ``AssetWatcher``: DAGs scheduled on its asset then run.
+
+    ::
+
+        segments = Asset(
+            "user_segments",
+            watchers=[AssetWatcher(name="jobs", trigger=PersonalizeBatchJobEventTrigger(kind="segment"))],
+        )
+
+    The event's payload is a list of the jobs that ended since the last event, plain JSON under the API's own
+    names: ``batchSegmentJobArn`` or ``batchInferenceJobArn``, ``jobName``, ``status``,
+    ``solutionVersionArn``, ``creationDateTime``, ``lastUpdatedDateTime`` and, of a failed job,
+    ``failureReason``. Each job arrives at least once. After a restart of the triggerer one may arrive again:
+    tell it by its ARN.
+
+    From Airflow 3.3 on the watcher keeps its place in the asset's state store, and moves it only when Airflow
+    has stored the event. Before, and at its very first start, it begins with the jobs that ended within
+    ``look_back``. It needs Airflow 3.0 or later.
+
+    Watchers with the same connection settings and kind share their calls. The trigger never ends, and a fault
+    does not end it.
+
+    :param kind: ``BatchJobKind.SEGMENT`` or ``BatchJobKind.INFERENCE``, or its name, ``"segment"`` or
+        ``"inference"``
+    :param solution_version_arn: only jobs of this solution version; ``None`` (the default) means all jobs of
+        the account in the region
+    :param poll_interval: seconds between two looks, 60 by default
+    :param endings: which jobs to tell of: ``"active"`` (the default), ``"failed"``, or ``"all"``, which is
+        both
+    :param look_back: seconds, 3,600 by default; see above
+    :param aws_conn_id: the Airflow connection, ``aws_default`` unless given; ``None`` means the credentials
+        that boto3 finds by itself
+    :param region_name: the AWS region; ``None`` (the default) means the region in ``solution_version_arn``,
+        then the connection's, then boto3's
+    :param verify: whether to verify TLS certificates, or the path of a CA bundle; ``None`` (the default)
+        means the connection's setting
+    :param botocore_config: arguments of ``botocore.config.Config`` in a dict; ``None`` (the default) means
+        the connection's ``config_kwargs``
+    :raises InvalidWatcherError: when a parameter cannot be right, or Airflow is older than 3.0
+
+    .. seealso:: https://airflow.apache.org/docs/apache-airflow/stable/authoring-and-scheduling/event-scheduling.html
+    """
+
+    def __init__(
+        self,
+        kind: BatchJobKind | str,
+        solution_version_arn: str | None = None,
+        poll_interval: float = 60.0,
+        endings: str = "active",
+        look_back: float = 3600.0,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | str | None = None,
+    ) -> None:
+        if not has_asset_watchers():
+            raise InvalidWatcherError(
+                "PersonalizeBatchJobEventTrigger needs asset watchers, which Airflow has from 3.0 on. On "
+                "Airflow 2, let a sensor wait for the job instead."
+            )
+        try:
+            kind = kind if isinstance(kind, BatchJobKind) else BatchJobKind.named(kind)
+            region = solution_version_arn and parse_solution_version_arn(solution_version_arn)
+            resolve_region(read_text(region_name, "region_name"), region or None)
+            read_choice(endings, tuple(ENDINGS), "endings")
+            seconds = {
+                name: read_seconds(value, name) or _refuse(name)
+                for name, value in (("poll_interval", poll_interval), ("look_back", look_back))
+            }
+            read_text(aws_conn_id, "aws_conn_id")
+            read_verify(verify, "verify")
+            config = read_config(
+                json.loads(botocore_config) if isinstance(botocore_config, str) else botocore_config,
+                "botocore_config",
+            )
+        except ValueError as error:
+            raise InvalidWatcherError(f"PersonalizeBatchJobEventTrigger: {error}") from None
+        super().__init__(aws_conn_id, region_name, verify, config)
+        self.kind = kind.name
+        self.solution_version_arn = solution_version_arn
+        self.poll_interval = seconds["poll_interval"]
+        self.endings = endings
+        self.look_back = seconds["look_back"]
+        self._start = time.time()
+        self._place: Place | None = None
+        self._rest: dict[str, Job] = {}
+        self._kept: Place | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the parameters from which Airflow makes this trigger anew."""
+        path, parameters = super().serialize()
+        if self.botocore_config:
+            # Airflow compares a watcher in a DAG file with the one in its database by a hash of these
+            # parameters, and a dict comes back from there in another form.
+            parameters["botocore_config"] = json.dumps(self.botocore_config, sort_keys=True)
+        return path, parameters
+
+    # --- How Airflow runs it ----------------------------------------------------------------------
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yield an event whenever jobs have ended; Airflow calls this where it keeps no place."""
+        self._place = self._first_place()
+        async for look in self._looks():
+            events, _ = await self._take(look)
+            for event in events:
+                yield event
+
+    def shared_stream_key(self) -> Hashable | None:
+        """Return what tells this watcher from others; Airflow 3.3 then says when it has stored an event."""
+        if getattr(self, "asset_state_store", None) is None:
+            return None
+        return json.dumps(self.serialize(), sort_keys=True)
+
+    @classmethod
+    def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> Any:
+        """
+        Return what hands looks to this watcher.
+
+        :param kwargs: the watcher's parameters
+        """
+        # Not at the top: only a triggerer needs it.
+        from airflow_provider_personalize_segments.watching.deliveries import Deliveries
+
+        return Deliveries(cls(**kwargs)._looks())
+
+    async def filter_shared_stream(
+        self, shared_stream: AsyncIterator[Delivery]
+    ) -> AsyncIterator[TriggerEvent]:
+        """
+        Yield an event whenever jobs have ended; Airflow 3.3 calls this in place of :meth:`run`.
+
+        :param shared_stream: the looks
+        """
+        missed: Look | None = None
+        await self._find_place()
+        async for delivery in shared_stream:
+            look = missed.followed_by(delivery.look) if missed else delivery.look
+            if self._place is None and not await self._find_place():
+                missed = look
+                continue
+            missed = None
+            events, place = await self._take(look)
+            delivery.when_stored = partial(self._keep_place, place)
+            for event in events:
+                yield event
+
+    # --- What it does -----------------------------------------------------------------------------
+
+    def _looks(self) -> AsyncIterator[Look]:
+        region = self.solution_version_arn and parse_solution_version_arn(self.solution_version_arn)
+        interval = max(self.poll_interval, SHORTEST_INTERVAL)
+        return watch(self._settings(region or None), BatchJobKind.named(self.kind), interval)
+
+    def _first_place(self) -> Place:
+        return Place(self._start - self.look_back)
+
+    async def _take(self, look: Look) -> tuple[list[TriggerEvent], Place]:
+        """Move on to a look; return the event to yield, if there is one, and the place after it."""
+        place = self._place or self._first_place()
+        look = Look({**self._rest, **look.jobs}, look.is_complete)
+        find = partial(place.after, look, ENDINGS[self.endings], self.solution_version_arn, time.time())
+        # A long history takes longer than a trigger may hold the event loop.
+        step = find() if len(look.jobs) <= MANY_JOBS else await asyncio.to_thread(find)
+        self._place, self._rest = step.place, step.rest
+        kind = BatchJobKind.named(self.kind)
+        payload = [job.dump(kind) for job in step.ended]
+        events = [TriggerEvent(payload)] if payload else []  # type: ignore[no-untyped-call]  # not annotated
+        return events, step.place
+
+    # --- Its place, which Airflow 3.3 keeps -------------------------------------------------------
+
+    @property
+    def _key(self) -> str:
+        """Where the asset's state store keeps the place; how often the watcher looks is no part of it."""
+        watched = (self.kind, self.solution_version_arn, self.endings, self.aws_conn_id, self.region_name)
+        digest = hashlib.sha256(json.dumps(watched).encode()).hexdigest()[:12]
+        return f"personalize-{self.kind}-jobs-{digest}"
+
+    async def _find_place(self) -> bool:
+        """Read where the watcher was; tell whether that is known now."""
+        store = getattr(self, "asset_state_store", None)
+        try:
+            stored = await read_asset_state(store, self._key)
+        except Exception as error:
+            log.warning("The watcher could not read its place, and tries again with its next look: %s", error)
+            return False
+        try:
+            self._place = self._kept = None if stored is None else Place.load(stored)
+        except ValueError as error:
+            log.error(
+                "The watcher cannot read its place, which its asset's state store has under %s: %s. "
+                "It begins with the jobs that ended in the last %g s.",
+                self._key,
+                error,
+                self.look_back,
+            )
+        if self._place is None:
+            self._place = self._first_place()
+            # At once: what ends until the first look is not to depend on when that is.
+            await self._keep_place(self._place)
+        return True
+
+    async def _keep_place(self, place: Place) -> None:
+        if place == self._kept:
+            return
+        store = getattr(self, "asset_state_store", None)
+        try:
+            await write_asset_state(store, self._key, make_json_safe(place.dump()))
+        except Exception as error:
+            log.warning(
+                "The watcher could not keep its place; after a restart of the triggerer, jobs may arrive "
+                "again: %s",
+                error,
+            )
+        else:
+            self._kept = place
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is empty. Expected seconds.")

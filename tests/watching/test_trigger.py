@@ -1,0 +1,362 @@
+"""The watcher's trigger: what it takes and stores, and that Airflow 3.3 keeps its place, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from contextlib import aclosing
+from datetime import timedelta
+
+import airflow
+import pytest
+import structlog
+from listing_service import ListingService
+from scripted_endpoint import SOLUTION_VERSION_ARN, ScriptedEndpoint
+
+from airflow_provider_personalize_segments.airflow_compat import has_asset_watchers
+from airflow_provider_personalize_segments.errors import InvalidWatcherError
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobEventTrigger
+from airflow_provider_personalize_segments.watching import lister
+
+HAS_STATE_STORE = not airflow.__version__.startswith(("2.", "3.0.", "3.1.", "3.2."))
+needs_watchers = pytest.mark.skipif(not has_asset_watchers(), reason="Airflow 2 has no watchers")
+needs_state_store = pytest.mark.skipif(not HAS_STATE_STORE, reason="Airflow keeps a place from 3.3 on")
+
+
+@pytest.mark.skipif(has_asset_watchers(), reason="the error is for Airflow 2")
+def test_airflow_2_says_what_to_do_instead():
+    with pytest.raises(InvalidWatcherError) as caught:
+        PersonalizeBatchJobEventTrigger("segment")
+    assert str(caught.value) == (
+        "PersonalizeBatchJobEventTrigger needs asset watchers, which Airflow has from 3.0 on. On Airflow 2, "
+        "let a sensor wait for the job instead."
+    )
+
+
+@needs_watchers
+class TestParameters:
+    @pytest.mark.parametrize(
+        ("parameters", "words"),
+        [
+            ({"kind": "segments"}, "Expected a kind of batch job, 'segment' or 'inference', got 'segments'."),
+            (
+                {"solution_version_arn": "shop"},
+                "solution_version_arn: 'shop' is not an Amazon",
+            ),
+            (
+                {"solution_version_arn": SOLUTION_VERSION_ARN, "region_name": "eu-west-1"},
+                "region_name: 'eu-west-1' contradicts the region 'us-east-1' in the ARN.",
+            ),
+            ({"poll_interval": 0}, "poll_interval: 0 is not a duration. Expected seconds, more than 0"),
+            ({"poll_interval": None}, "poll_interval is empty. Expected seconds."),
+            ({"look_back": "an hour"}, "look_back: 'an hour' is not a duration."),
+            ({"endings": "both"}, "endings: expected 'active' or 'failed' or 'all', got 'both'."),
+            ({"aws_conn_id": 5}, "aws_conn_id: expected text, got int 5."),
+            ({"botocore_config": "{"}, "Expecting property name"),
+            (
+                {"botocore_config": {"proxies": {"https": "https://me:pass@proxy"}}},
+                "botocore_config: proxies.https holds a password",
+            ),
+        ],
+    )
+    def test_that_cannot_be_right_stop_the_dag_file_and_never_the_triggerer(self, parameters, words):
+        with pytest.raises(InvalidWatcherError) as caught:
+            PersonalizeBatchJobEventTrigger(**{"kind": "segment", **parameters})
+        assert str(caught.value).startswith("PersonalizeBatchJobEventTrigger: ")
+        assert words in str(caught.value)
+        # Airflow's triggerer takes no other error from a trigger that it makes.
+        assert isinstance(caught.value, TypeError)
+
+    @pytest.mark.parametrize(
+        "parameters",
+        [
+            {"kind": BatchJobKind.SEGMENT},
+            {"kind": "inference", "solution_version_arn": SOLUTION_VERSION_ARN, "poll_interval": 5},
+            {"kind": "segment", "poll_interval": timedelta(minutes=2), "look_back": "60", "endings": "all"},
+            {
+                "kind": "segment",
+                "verify": False,
+                "botocore_config": {"retries": {"mode": "standard"}, "tags": [1]},
+            },
+        ],
+    )
+    def test_airflow_finds_the_same_trigger_in_the_dag_file_and_in_its_database(self, parameters):
+        """A difference would end the watcher at each parse, and start another."""
+        from airflow.models.trigger import Trigger
+        from airflow.serialization.encoders import encode_trigger
+
+        made = PersonalizeBatchJobEventTrigger(**parameters)
+        encoded = encode_trigger(made)
+        in_file = type(made).hash(encoded["classpath"], encoded["kwargs"])
+        stored = Trigger(classpath=encoded["classpath"], kwargs=encoded["kwargs"])
+        assert type(made).hash(stored.classpath, stored.kwargs) == in_file
+        path, plain = made.serialize()
+        assert path == "airflow_provider_personalize_segments.triggers.PersonalizeBatchJobEventTrigger"
+        assert json.loads(json.dumps(plain)) == plain
+        again = PersonalizeBatchJobEventTrigger(**plain)
+        assert again.serialize() == (path, plain)
+        assert again.botocore_config == made.botocore_config
+
+    def test_the_defaults_are_those_of_the_documentation(self):
+        assert PersonalizeBatchJobEventTrigger("segment").serialize()[1] == {
+            "kind": "segment",
+            "solution_version_arn": None,
+            "poll_interval": 60.0,
+            "endings": "active",
+            "look_back": 3600.0,
+            "aws_conn_id": "aws_default",
+            "region_name": None,
+            "verify": None,
+            "botocore_config": None,
+        }
+
+
+class Store:
+    """An asset's state store, which a test lets fail."""
+
+    def __init__(self):
+        self.values = {}
+        self.failures = []
+
+    async def aget(self, key, default=None):
+        if self.failures:
+            raise self.failures.pop()
+        return self.values.get(key, default)
+
+    async def aset(self, key, value):
+        if self.failures:
+            raise self.failures.pop()
+        self.values[key] = json.loads(json.dumps(value))
+
+    @property
+    def place(self):
+        (place,) = self.values.values()
+        return place
+
+    @property
+    def told(self):
+        return {arn.rpartition("/")[2] for arn in self.place["told"]}
+
+
+class Triggerer:
+    """Runs a watcher on Airflow's own streams, as its triggerer does; the test stores its events."""
+
+    def __init__(self, store, ack_timeout=60.0, **options):
+        from airflow.triggers.shared_stream import SharedStreamManager
+
+        self.trigger = PersonalizeBatchJobEventTrigger("segment", **{"poll_interval": 0.1, **options})
+        self.trigger.asset_state_store = store
+        self.streams = SharedStreamManager(log=structlog.get_logger(), ack_timeout=ack_timeout)
+        self.key = self.trigger.shared_stream_key()
+        self.events, self.unstored = [], []
+        self.task = asyncio.create_task(self.run())
+
+    async def run(self):
+        stream = self.streams.subscribe(trigger_id=1, trigger=self.trigger, key=self.key)
+        try:
+            async with aclosing(self.trigger.filter_shared_stream(stream)) as events:
+                async for event in events:
+                    self.events.append(event.payload)
+                    self.unstored.append(self.streams.bind_pending_event(trigger_id=1, key=self.key))
+        finally:
+            await self.streams.unsubscribe(1, self.key)
+
+    def store_events(self):
+        self.streams.confirm_persisted(self.unstored)
+
+    @property
+    def names(self):
+        return [job["jobName"] for event in self.events for job in event]
+
+    async def stop(self):
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        await self.streams.stop_all()
+
+
+async def until(condition):
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def next_looks(service, number=3):
+    wanted = service.calls["ListBatchSegmentJobs"] + number
+    await until(lambda: service.calls["ListBatchSegmentJobs"] >= wanted)
+
+
+@needs_state_store
+class TestPlace:
+    @pytest.fixture
+    def service(self, monkeypatch):
+        monkeypatch.setattr(lister, "MAX_BACKOFF", 0.2)
+        service = ListingService(now=time.time())
+        with ScriptedEndpoint(service.answer) as endpoint:
+            monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", endpoint.connection)
+            yield service
+
+    def test_moves_when_airflow_has_stored_the_event_and_not_before(self, service):
+        store = Store()
+        service.create("one")
+
+        async def main():
+            first = Triggerer(store)
+            await next_looks(service)
+            service.end("one")
+            await until(lambda: first.events)
+            await next_looks(service)
+            assert store.told == set()
+            await first.stop()
+            # Killed before Airflow stored the event: it comes again.
+            second = Triggerer(store)
+            await until(lambda: second.events)
+            second.store_events()
+            await until(lambda: store.told == {"one"})
+            await second.stop()
+            third = Triggerer(store)
+            await next_looks(service)
+            await third.stop()
+            return first.names, second.names, third.names
+
+        assert asyncio.run(main()) == (["one"], ["one"], [])
+
+    def test_what_ends_while_no_triggerer_runs_arrives_however_long_that_takes(self, service):
+        store = Store()
+        service.create("slow", age=99 * 3600)
+
+        async def main():
+            first = Triggerer(store, look_back=1)
+            await until(lambda: store.values and store.place["unfinished"])
+            await first.stop()
+            service.end("slow", age=50 * 3600)
+            service.create("quick", age=-1)
+            service.end("quick")
+            second = Triggerer(store, look_back=1)
+            await until(lambda: second.events)
+            await second.stop()
+            return second.names
+
+        assert sorted(asyncio.run(main())) == ["quick", "slow"]
+
+    def test_is_kept_at_once_so_that_what_ends_until_the_first_look_is_told_of(self, service):
+        store = Store()
+
+        async def main():
+            first = Triggerer(store, look_back=2)
+            await until(lambda: store.values)
+            await first.stop()
+            return store.place["since"]
+
+        since = asyncio.run(main())
+        assert since < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+
+    def test_an_event_that_airflow_never_stores_comes_again(self, service):
+        """Airflow then fails the watcher, and starts it anew."""
+        store = Store()
+        service.create("one")
+
+        async def main():
+            first = Triggerer(store, ack_timeout=1.0)
+            await next_looks(service)
+            service.end("one")
+            await until(lambda: first.task.done())
+            assert store.told == set()
+            second = Triggerer(store)
+            await until(lambda: second.events)
+            await second.stop()
+            await first.streams.stop_all()
+            return type(first.task.exception()).__name__, second.names
+
+        assert asyncio.run(main()) == ("AckTimeout", ["one"])
+
+    def test_a_store_that_fails_loses_nothing(self, service, caplog):
+        store = Store()
+        service.create("one", age=9000)
+        service.end("one")
+        store.failures = [RuntimeError("the API is away")] * 3
+
+        async def main():
+            watcher = Triggerer(store)
+            await until(lambda: watcher.events)
+            store.failures = [RuntimeError("the API is away")]
+            watcher.store_events()
+            await until(lambda: not store.failures)
+            service.create("two")
+            service.end("two")
+            await until(lambda: len(watcher.events) == 2)
+            watcher.store_events()
+            await until(lambda: store.told == {"one", "two"})
+            await watcher.stop()
+            return watcher.names
+
+        assert asyncio.run(main()) == ["one", "two"]
+        assert (
+            "The watcher could not read its place, and tries again with its next look: the API" in caplog.text
+        )
+        assert (
+            "The watcher could not keep its place; after a restart of the triggerer, jobs may " in caplog.text
+        )
+        assert "arrive again: the API is away" in caplog.text
+
+    def test_a_place_that_cannot_be_read_is_told_and_begun_anew(self, service, caplog):
+        store = Store()
+        service.create("long-ago", age=9000)
+        service.end("long-ago", age=8000)
+        service.create("just", age=9000)
+        service.end("just", age=5)
+        key = PersonalizeBatchJobEventTrigger("segment")._key
+        store.values = {key: {"version": 99}}
+
+        async def main():
+            watcher = Triggerer(store)
+            await until(lambda: watcher.events)
+            await watcher.stop()
+            return watcher.names
+
+        assert asyncio.run(main()) == ["just"]
+        assert f"cannot read its place, which its asset's state store has under {key}: another" in caplog.text
+        assert "It begins with the jobs that ended in the last 3600 s." in caplog.text
+
+    def test_two_assets_with_equal_watchers_have_it_both(self, service):
+        """They have one trigger, and Airflow's own call for its store fails (issue 71460)."""
+        from airflow.sdk import Asset
+        from airflow.sdk.execution_time.context import AssetStateStoreAccessors
+
+        stores = AssetStateStoreAccessors(inlets=[Asset("one"), Asset("two")])
+        fakes = {"one": Store(), "two": Store()}
+        stores._by_name = fakes
+        service.create("under-way")
+
+        async def main():
+            watcher = Triggerer(stores)
+            await until(lambda: all(each.values and each.place["unfinished"] for each in fakes.values()))
+            await watcher.stop()
+            fakes["one"].values.clear()
+            service.end("under-way")
+            again = Triggerer(stores)
+            await until(lambda: again.events)
+            await again.stop()
+            return again.names
+
+        assert asyncio.run(main()) == ["under-way"]
+
+    def test_its_key_says_what_is_watched_and_not_how_often(self):
+        def key(**parameters):
+            return PersonalizeBatchJobEventTrigger(**{"kind": "segment", **parameters})._key
+
+        watched = [
+            {},
+            {"kind": "inference"},
+            {"solution_version_arn": SOLUTION_VERSION_ARN},
+            {"endings": "all"},
+            {"aws_conn_id": None},
+            {"region_name": "eu-west-1"},
+        ]
+        for one, other in itertools.combinations(watched, 2):
+            assert key(**one) != key(**other)
+        assert key(poll_interval=5, look_back=60, verify=False, botocore_config={"x": 1}) == key()
+        # What is stored today is found by later releases.
+        assert key() == "personalize-segment-jobs-e3a3811e7177"
