@@ -18,7 +18,6 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_personalize_segments.arns import is_job_arn
-from airflow_provider_personalize_segments.bounded_calls import LONGEST_LIMIT
 from airflow_provider_personalize_segments.connections import (
     ConnectionPart,
     ConnectionSettings,
@@ -37,6 +36,8 @@ from airflow_provider_personalize_segments.watching.listing import Course, Job, 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
+CALL_LIMIT = 30.0
+"""Seconds that a call may take, the first with the time that it takes to read the connection."""
 MAX_BACKOFF = 300.0
 """Seconds between two looks while AWS does not answer, unless the watchers' own interval is longer."""
 MAX_FAILURES = 6
@@ -268,11 +269,11 @@ class JobLister(ConnectionPart):
             await asyncio.wait(self._silent, return_when=asyncio.FIRST_COMPLETED)
         await self._connection.acquire()
         call = self._connection.call(ask)
-        await asyncio.wait([call], timeout=LONGEST_LIMIT)
+        await asyncio.wait([call], timeout=CALL_LIMIT)
         if not call.done():
             self._silent[call] = about
             call.add_done_callback(self._silent.pop)
-            raise TimeoutError(f"no answer within {LONGEST_LIMIT:g} s")
+            raise TimeoutError(f"no answer within {CALL_LIMIT:g} s")
         return call.result()
 
     def _warn_once(self, message: str, value: str) -> None:

@@ -333,7 +333,7 @@ class TestFaults:
         assert "Listing batch segment jobs works again." in caplog.text
 
     def test_calls_that_hang_are_left_to_themselves(self, service, monkeypatch, caplog):
-        monkeypatch.setattr(lister, "LONGEST_LIMIT", 0.3)
+        monkeypatch.setattr(lister, "CALL_LIMIT", 0.3)
 
         async def main():
             watched = Watched()
@@ -412,7 +412,7 @@ class TestOddAnswers:
     )
     def test_one_jobs_trouble_is_never_anothers(self, odd, monkeypatch):
         """An old job is on no page that is read, and nobody describes it; all jobs arrive."""
-        monkeypatch.setattr(lister, "LONGEST_LIMIT", 0.3)
+        monkeypatch.setattr(lister, "CALL_LIMIT", 0.3)
         service = ListingService(page_size=5, now=time.time() - PAST)
         service.create("slow")
         for number in range(20):

@@ -1,0 +1,182 @@
+"""A running Airflow whose triggerer dies again and again while jobs end; each arrives, and starts a DAG."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import airflow
+import pytest
+from listing_service import ListingService
+from running_airflow.harness import IS_AIRFLOW_3, run_airflow
+from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, ScriptedEndpoint, error
+
+pytestmark = pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has no watchers")
+
+DAG_FILE = Path(__file__).parent / "running_airflow" / "watching.py"
+KEEPS_PLACE = not airflow.__version__.startswith(("3.0.", "3.1.", "3.2."))
+JOBS = 100
+KILLS = 20 if KEEPS_PLACE else 2
+POLL_INTERVAL = 1.0
+OTHER_VERSION = SOLUTION_VERSION_ARN.replace("shop", "other")
+WATCHERS = {
+    "segments": {"kind": "segment", "poll_interval": POLL_INTERVAL},
+    "all_endings": {"kind": "segment", "poll_interval": POLL_INTERVAL, "endings": "all"},
+    "other_version": {
+        "kind": "segment",
+        "poll_interval": POLL_INTERVAL,
+        "solution_version_arn": OTHER_VERSION,
+    },
+}
+
+
+class Endings:
+    """Ends jobs one after the other, and kills the triggerer at the worst moments while it tells of them."""
+
+    def __init__(self, running, service):
+        self.running = running
+        self.service = service
+        self.unfinished = [f"job-{number}" for number in reversed(range(JOBS))]
+        self.ended = []
+        self.kills = Counter()
+
+    def end(self, number):
+        self.service.now = time.time()
+        for _ in range(min(number, len(self.unfinished))):
+            name = self.unfinished.pop()
+            failed = int(name.partition("-")[2]) % 10 == 0
+            self.service.end(name, "CREATE FAILED" if failed else "ACTIVE")
+            self.ended.append(name)
+
+    def stored_events(self):
+        return self.running.query("SELECT count(*) FROM asset_event")[0][0]
+
+    def places(self):
+        return self.running.query("SELECT key, value FROM asset_state_store") if KEEPS_PLACE else []
+
+    def looks(self):
+        return self.service.calls["ListBatchSegmentJobs"]
+
+    def wait(self, moment):
+        """Wait until the triggerer is just where its death does the most harm."""
+        looks, events, places = self.looks(), self.stored_events(), self.places()
+        {
+            # It may have read the end, and told nobody.
+            "while it lists": lambda: self.spin(lambda: self.looks() > looks),
+            # Airflow has the event, and the watcher has not kept its place.
+            "when an event is stored": lambda: self.spin(lambda: self.stored_events() > events),
+            "when a place is kept": lambda: self.spin(lambda: self.places() != places),
+        }[moment]()
+        self.kills[moment] += 1
+
+    def spin(self, condition):
+        """Without the pauses of the harness, which are longer than these moments."""
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < deadline, "the triggerer did nothing for two minutes"
+            time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    home = tmp_path_factory.mktemp("watching")
+    service = ListingService(page_size=20, now=time.time())
+    for number in range(300):
+        service.create(f"history-{number}", age=9_000_000 - number)
+        service.end(f"history-{number}", age=8_000_000 - number)
+    for number in range(JOBS):
+        version = OTHER_VERSION if number % 4 == 3 else SOLUTION_VERSION_ARN
+        service.create(f"job-{number}", age=7_000_000 - number, solutionVersionArn=version)
+    moments = [
+        "while it lists",
+        "when an event is stored",
+        *(["when a place is kept"] if KEEPS_PLACE else []),
+    ]
+    with (
+        ScriptedEndpoint(service.answer) as endpoint,
+        run_airflow(home, DAG_FILE, {"watchers": WATCHERS}, endpoint.connection, SETTINGS) as running,
+    ):
+        endings = Endings(running, service)
+        running.wait_until(lambda: service.calls["ListBatchSegmentJobs"] > 20, "the watchers look")
+        if KEEPS_PLACE:
+            running.wait_until(
+                lambda: sum("job-99" in value for _, value in endings.places()) == len(WATCHERS),
+                "the watchers have kept their first places",
+            )
+        for number in range(KILLS):
+            endings.end(JOBS // KILLS)
+            endings.wait(moments[number % len(moments)])
+            running.kill("triggerer")
+            if number % 5 == 4:
+                service.faults = [error("ThrottlingException"), Answer(b"<html>", 502)]
+            running.start_triggerer()
+        endings.end(JOBS)
+        running.wait_until(lambda: has_arrived(running, endings), "all jobs arrive")
+        yield running, endings
+
+
+SETTINGS = {"AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "2"}
+
+
+def stored_jobs(running, name):
+    """Return the names of the jobs in the events that Airflow has stored for an asset."""
+    statement = "SELECT asset_event.extra FROM asset_event JOIN asset ON asset.id = asset_id WHERE name = ?"
+    rows = running.query(statement, name)
+    return [job["jobName"] for (extra,) in rows for job in json.loads(extra)["payload"]]
+
+
+def consumed_jobs(running, name):
+    """Return the names of the jobs that the runs of an asset's DAG were started by."""
+    lines = [line for line in running.events() if line["run_id"] in runs_of(running, f"on_{name}")]
+    return [job["jobName"] for line in lines for event in line["events"] for job in event]
+
+
+def runs_of(running, dag_id):
+    return {run_id for (run_id,) in running.query("SELECT run_id FROM dag_run WHERE dag_id = ?", dag_id)}
+
+
+def expected(endings, name):
+    numbers = {int(each.partition("-")[2]) for each in endings.ended}
+    keep = {
+        "segments": lambda number: number % 10,
+        "all_endings": lambda number: True,
+        "other_version": lambda number: number % 4 == 3 and number % 10,
+    }[name]
+    return {f"job-{number}" for number in numbers if keep(number)}
+
+
+def has_arrived(running, endings):
+    return all(set(consumed_jobs(running, name)) >= expected(endings, name) for name in WATCHERS)
+
+
+@pytest.mark.parametrize("name", WATCHERS)
+def test_each_job_arrives_and_starts_a_run(watched, name):
+    running, endings = watched
+    arrived = Counter(stored_jobs(running, name))
+    assert set(arrived) == expected(endings, name)
+    assert set(consumed_jobs(running, name)) == set(arrived)
+
+
+def test_the_triggerer_died_so_often(watched):
+    _, endings = watched
+    assert sum(endings.kills.values()) == KILLS
+    assert len(endings.ended) == JOBS
+
+
+@pytest.mark.skipif(not KEEPS_PLACE, reason="before Airflow 3.3 each start tells of look_back again")
+def test_a_job_arrives_again_only_if_it_ended_just_before_a_death(watched):
+    running, _ = watched
+    doubled = 0
+    for name in WATCHERS:
+        arrived = Counter(stored_jobs(running, name))
+        doubled += sum(count - 1 for count in arrived.values())
+    print(f"{KILLS} deaths, {JOBS} jobs, {len(WATCHERS)} watchers: {doubled} arrived again")
+    # A death costs each watcher the jobs of one event at the most.
+    assert doubled <= KILLS * len(WATCHERS) * (JOBS // KILLS)
+
+
+def test_no_watcher_was_made_anew_by_a_parse(watched):
+    running, _ = watched
+    assert running.query("SELECT count(*), max(id) FROM trigger") == [(len(WATCHERS), len(WATCHERS))]
