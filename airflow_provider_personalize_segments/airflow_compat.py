@@ -25,7 +25,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from concurrent.futures import Executor
 
     from airflow.providers.common.compat.sdk import Connection, Context, TaskInstanceKey
@@ -132,6 +132,56 @@ def make_storage_path(path: str) -> Any:
     return ObjectStoragePath(path)
 
 
+def find_asset_aliases(outlets: Iterable[Any]) -> list[Any]:
+    """
+    Return the asset aliases among a task's outlets, each once; before Airflow 3.0 they are DatasetAliases.
+
+    :param outlets: the task's outlets, which may be anything
+    """
+    # Not at the top: few tasks have outlets, and DAG files with none need not load what assets need.
+    from airflow.providers.common.compat.sdk import AssetAlias
+
+    return list({each.name: each for each in outlets if isinstance(each, AssetAlias)}.values())
+
+
+def make_asset(uri: str) -> Any:
+    """
+    Return Airflow's Asset of a URI; before Airflow 3.0 it is a Dataset.
+
+    :param uri: the URI
+    :raises ValueError: when Airflow takes no such URI
+    """
+    from airflow.providers.common.compat.sdk import Asset
+
+    return Asset(uri=uri)
+
+
+def add_asset_event(context: Context, alias: Any, asset: Any, extra: dict[str, Any]) -> None:
+    """
+    Emit an event of an asset through an alias, once the task has succeeded.
+
+    From Airflow 3.0 on an asset has a name besides its URI. When Airflow knows an asset of this URI by
+    another name, the event is that asset's: one under a second name would start none of the DAGs that wait.
+
+    :param context: the task's context
+    :param alias: the alias
+    :param asset: the asset
+    :param extra: what the event says, as plain JSON
+    """
+    events = context["outlet_events"][alias]
+    if not hasattr(asset, "ref"):  # before Airflow 3.0 there is no name
+        events.add(asset, extra=extra)
+        return
+    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+
+    try:
+        events.add(asset.ref(uri=asset.uri), extra=extra)
+    except AirflowRuntimeError as error:
+        if error.error.error is not ErrorType.ASSET_NOT_FOUND:
+            raise
+        events.add(asset, extra=extra)
+
+
 __all__ = [
     "AirflowException",
     "AirflowFailException",
@@ -147,11 +197,14 @@ __all__ = [
     "PokeReturnValue",
     "TaskInstanceKey",
     "XCom",
+    "add_asset_event",
     "conf",
+    "find_asset_aliases",
     "find_first_start",
     "find_task_state_store",
     "find_text_renderer",
     "keep_for_ever",
+    "make_asset",
     "make_storage_path",
     "run_beside_loop",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -25,6 +25,20 @@ RETURN_VALUE = "return_value"
 
 
 @dataclass(frozen=True)
+class AssetEvent:
+    """An event of an asset that a task emitted; before Airflow 3.0, of a dataset."""
+
+    task: str
+    """The task, by the same name as in ``states``."""
+    uri: str
+    """The asset's URI, as Airflow keeps it: without a slash at its end."""
+    aliases: tuple[str, ...]
+    """The aliases through which the task emitted it."""
+    extra: Mapping[str, Any]
+    """What the event says."""
+
+
+@dataclass(frozen=True)
 class DagRunResult:
     """How a DAG run ended."""
 
@@ -37,6 +51,8 @@ class DagRunResult:
     """What each task that failed raised, by the same names."""
     map_names: Mapping[str, str]
     """The names that ``map_index_template`` gave to instances of mapped tasks, by the same names."""
+    asset_events: Sequence[AssetEvent]
+    """What the tasks emitted for DAGs that are scheduled on assets, in order."""
     _xcoms: Mapping[tuple[str, int], Mapping[str, Any]] = field(repr=False)
 
     @property
@@ -113,6 +129,7 @@ def run_dag(
                 for each in instances
                 if each.rendered_map_index is not None
             },
+            asset_events=_read_asset_events(),
             _xcoms={(each.task_id, each.map_index): _read_xcoms(each) for each in instances},
         )
 
@@ -156,6 +173,27 @@ def _read_xcoms(instance: Any) -> dict[str, Any]:
         key: instance.xcom_pull(task_ids=instance.task_id, map_indexes=instance.map_index, key=key)
         for key in keys
     }
+
+
+def _read_asset_events() -> list[AssetEvent]:
+    """Return all events of assets in the database, which this run alone has written to."""
+    try:
+        from airflow.models.asset import AssetEvent as Event
+    except ImportError:  # before Airflow 3.0
+        from airflow.models.dataset import DatasetEvent as Event  # type: ignore[no-redef]
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        events: list[Any] = session.query(Event).order_by(Event.id).all()
+        return [
+            AssetEvent(
+                _name(each.source_task_id, each.source_map_index),
+                each.uri,
+                tuple(sorted(alias.name for alias in each.source_aliases)),
+                dict(each.extra),
+            )
+            for each in events
+        ]
 
 
 # --- Waits ----------------------------------------------------------------------------------------
@@ -251,6 +289,8 @@ def _store(dag: Any) -> None:
         try:
             from airflow.models.dagbag import sync_bag_to_db  # type: ignore[no-redef]  # Airflow 3.1
         except ImportError:
+            # On Airflow 2 it needs no more than the aliases of datasets, which tasks look for.
+            dag.sync_to_db()
             return
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 

@@ -1,0 +1,1 @@
+"""Scheduling DAGs when jobs are done."""
