@@ -156,30 +156,36 @@ def make_asset(uri: str) -> Any:
     return Asset(uri=uri)
 
 
-def add_asset_event(context: Context, alias: Any, asset: Any, extra: dict[str, Any]) -> None:
+def add_asset_event(context: Context, aliases: Iterable[Any], asset: Any, extra: dict[str, Any]) -> None:
     """
-    Emit an event of an asset through an alias, once the task has succeeded.
+    Emit an event of an asset through aliases, once the task has succeeded.
 
     From Airflow 3.0 on an asset has a name besides its URI. When Airflow knows an asset of this URI by
     another name, the event is that asset's: one under a second name would start none of the DAGs that wait.
 
     :param context: the task's context
-    :param alias: the alias
+    :param aliases: the aliases
     :param asset: the asset
     :param extra: what the event says, as plain JSON
     """
-    events = context["outlet_events"][alias]
-    if not hasattr(asset, "ref"):  # before Airflow 3.0 there is no name
-        events.add(asset, extra=extra)
-        return
-    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+    known = asset.ref(uri=asset.uri) if hasattr(asset, "ref") else asset  # before 3.0 there is no name
+    for alias in aliases:
+        events = context["outlet_events"][alias]
+        try:
+            events.add(known, extra=extra)
+        except Exception as error:
+            if not _is_unknown_asset(error):
+                raise
+            known = asset
+            events.add(known, extra=extra)
 
+
+def _is_unknown_asset(error: Exception) -> bool:
     try:
-        events.add(asset.ref(uri=asset.uri), extra=extra)
-    except AirflowRuntimeError as error:
-        if error.error.error is not ErrorType.ASSET_NOT_FOUND:
-            raise
-        events.add(asset, extra=extra)
+        from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+    except ImportError:  # before Airflow 3.0, which asks for none
+        return False
+    return isinstance(error, AirflowRuntimeError) and error.error.error is ErrorType.ASSET_NOT_FOUND
 
 
 __all__ = [

@@ -7,14 +7,13 @@ from contextlib import closing
 
 import boto3
 import pytest
-from airflow.providers.common.compat.sdk import Asset
 
 from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS
 from airflow_provider_personalize_segments.testing import LocalPersonalize
 
 ACCOUNT, REGION, OTHER_REGION = "123456789012", "us-east-1", "eu-west-1"
 """The jobs that sensors wait for are in the other region, where they take no slots."""
-BUCKET = "example-bucket"
+BUCKETS = {REGION: "example-bucket", OTHER_REGION: "example-bucket-eu"}
 ROLE = "arn:aws:iam::123456789012:role/PersonalizeS3Access"
 SENSED = ("poke", "reschedule", "deferrable")
 CREATED = ("create-here", "create-deferrable")
@@ -78,6 +77,7 @@ class Scene:
     timeout = 60.0
     max_error_rate = None
     soft_fail = False
+    inputs = ("1", "2")
     emits = False
 
     def prepare(self, local):
@@ -85,11 +85,13 @@ class Scene:
 
 
 class Active(Scene):
+    max_error_rate = 0.0
     emits = True
 
 
-class ActiveAtOnce(Active):
+class ActiveAtOnce(Scene):
     progress = "immediately"
+    emits = True
 
 
 class Failed(Scene):
@@ -109,16 +111,8 @@ class Overdue(Scene):
 
 
 class BadOutput(Scene):
-    """Half of the records have an error, and the jobs that were not created here have no output."""
-
     max_error_rate = 0.0
-
-    def prepare(self, local):
-        with closing(make_s3_client(local)) as s3:
-            s3.create_bucket(Bucket=BUCKET)
-            for kind, member in (("segment", "itemId"), ("inference", "userId")):
-                lines = [json.dumps({member: each}) for each in ("1", "")]
-                s3.put_object(Bucket=BUCKET, Key=f"{kind}/input/items.json", Body="\n".join(lines).encode())
+    inputs = ("1", "")  # the second gets an error
 
 
 SCENES = {
@@ -131,9 +125,33 @@ SCENES = {
 }
 
 
-def make_s3_client(local):
-    session = boto3.session.Session("testing", "testing", region_name=REGION)
-    return session.client("s3", endpoint_url=local.endpoint_url)
+def make_client(local, service, region=REGION):
+    session = boto3.session.Session("testing", "testing", region_name=region)
+    return closing(session.client(service, endpoint_url=local.endpoint_url))
+
+
+def put_input(local, inputs=("1", "2")):
+    for region, bucket in BUCKETS.items():
+        with make_client(local, "s3", region) as s3:
+            where = {"CreateBucketConfiguration": {"LocationConstraint": region}}
+            s3.create_bucket(Bucket=bucket, **(where if region == OTHER_REGION else {}))
+            for kind, member in (("segment", "itemId"), ("inference", "userId")):
+                body = "\n".join(json.dumps({member: each}) for each in inputs)
+                s3.put_object(Bucket=bucket, Key=f"{kind}/input/items.json", Body=body.encode())
+
+
+def create_job(local, kind, name):
+    """Create a job in the other region, as somebody else's code would."""
+    version = local.add_solution_version("shop", RECIPES[kind.name], region_name=OTHER_REGION)
+    with make_client(local, "personalize", OTHER_REGION) as personalize:
+        getattr(personalize, kind.create_method)(
+            jobName=name,
+            solutionVersionArn=version,
+            numResults=7,
+            jobInput={"s3DataSource": {"path": f"s3://{BUCKETS[OTHER_REGION]}/{kind.name}/input/items.json"}},
+            jobOutput={"s3DataDestination": {"path": f"s3://{BUCKETS[OTHER_REGION]}/{name}/"}},
+            roleArn=ROLE,
+        )
 
 
 def own_events(run):
@@ -147,22 +165,11 @@ def test_a_job_is_an_event_if_and_only_if_it_ends_well(happening, run_dag, monke
     with LocalPersonalize(progress=scene.progress, calls=2) as local:
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local.airflow_connection())
         scene.prepare(local)
-        versions = {}
+        put_input(local, scene.inputs)
         for kind in BATCH_JOB_KINDS:
-            versions[kind.name] = local.add_solution_version(f"shop-{kind.name}", RECIPES[kind.name])
-            elsewhere = local.add_solution_version(
-                f"shop-{kind.name}", RECIPES[kind.name], region_name=OTHER_REGION
-            )
             for mode in SENSED:
-                local.add_job(
-                    kind,
-                    f"{kind.name}-{mode}",
-                    solution_version_arn=elsewhere,
-                    status="ACTIVE" if scene.progress == "immediately" else "CREATE PENDING",
-                    input_path=f"s3://{BUCKET}/{kind.name}/input/items.json",
-                    output_path=f"s3://{BUCKET}/{kind.name}-{mode}/",
-                    num_results=7,
-                )
+                create_job(local, kind, f"{kind.name}-{mode}")
+        versions = {name: local.add_solution_version("shop", recipe) for name, recipe in RECIPES.items()}
         constants = {
             "SENSED": SENSED,
             "CREATED": CREATED,
@@ -188,7 +195,7 @@ def test_a_job_is_an_event_if_and_only_if_it_ends_well(happening, run_dag, monke
     expected = [
         (
             task,
-            f"s3://{BUCKET}/{task}",
+            f"s3://{BUCKETS[region]}/{task}",
             ("all", task),
             {
                 "jobArn": f"arn:aws:personalize:{region}:{ACCOUNT}:{kind.arn_resource}/{task}",

@@ -120,7 +120,7 @@ def _make_asset(path: str) -> Any:
 
 
 def _emit(
-    context: Context, aliases: Iterable[Any], asset: Any, job_arn: str, more: Mapping[str, Any], log: Log
+    context: Context, aliases: list[Any], asset: Any, job_arn: str, more: Mapping[str, Any], log: Log
 ) -> None:
     said = {"jobArn": job_arn, "kind": parse_job_arn(job_arn).kind.name, **more}
     # Airflow 2.11 and 3.0 look an event up by its extra, and fail when a list or a map is in it.
@@ -128,6 +128,5 @@ def _emit(
         name: show(value) if isinstance(value, (list, dict)) else value
         for name, value in make_json_safe(said).items()
     }
-    for alias in aliases:
-        add_asset_event(context, alias, asset, extra)
-        log.info("Emitting the asset %s through the alias %s.", asset.uri, alias.name)
+    add_asset_event(context, aliases, asset, extra)
+    log.info("Emitting the asset %s through %s.", asset.uri, ", ".join(alias.name for alias in aliases))
