@@ -32,6 +32,8 @@ class AssetEvent:
     """The task, by the same name as in ``states``."""
     uri: str
     """The asset's URI, as Airflow keeps it: without a slash at its end."""
+    name: str
+    """The asset's name; before Airflow 3.0, where there is none, the URI."""
     aliases: tuple[str, ...]
     """The aliases through which the task emitted it."""
     extra: Mapping[str, Any]
@@ -180,7 +182,7 @@ def _read_asset_events() -> list[AssetEvent]:
     try:
         from airflow.models.asset import AssetEvent as Event
     except ImportError:  # before Airflow 3.0
-        from airflow.models.dataset import DatasetEvent as Event  # type: ignore[no-redef]
+        from airflow.models.dataset import DatasetEvent as Event  # type: ignore[import-not-found,no-redef]
     from airflow.utils.session import create_session
 
     with create_session() as session:
@@ -189,6 +191,7 @@ def _read_asset_events() -> list[AssetEvent]:
             AssetEvent(
                 _name(each.source_task_id, each.source_map_index),
                 each.uri,
+                str(getattr(each, "name", each.uri)),
                 tuple(sorted(alias.name for alias in each.source_aliases)),
                 dict(each.extra),
             )
@@ -289,9 +292,14 @@ def _store(dag: Any) -> None:
         try:
             from airflow.models.dagbag import sync_bag_to_db  # type: ignore[no-redef]  # Airflow 3.1
         except ImportError:
-            # On Airflow 2 it needs no more than the aliases of datasets, which tasks look for.
-            dag.sync_to_db()
-            return
+            if hasattr(dag, "sync_to_db"):
+                dag.sync_to_db()  # Airflow 2, whose tasks look for the aliases of datasets there
+                return
+            from airflow.models.dagbag import DagBag  # Airflow 3.0, whose tasks look for assets there
+
+            sync_bag_to_db = DagBag.sync_to_db
+            # Of a DAG without a file it takes nothing.
+            dag.relative_fileloc = dag.relative_fileloc or f"{dag.dag_id}.py"
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 
     manager: Any = DagBundlesManager  # it carries no types

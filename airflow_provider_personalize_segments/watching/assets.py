@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,7 @@ def emit_output(
     for name in ("jobOutput", "s3DataDestination", "path"):
         path = path.get(name) if isinstance(path, Mapping) else None
     try:
-        if not isinstance(path, str) or not path.startswith("s3://"):
+        if not isinstance(path, str) or not re.match("s3://[^/]", path):
             raise ValueError(f"{show(path)} is no folder in S3, s3://bucket/folder/")
         asset = _make_asset(path)
     except ValueError as error:
@@ -107,6 +108,9 @@ def emit_table(
 
 
 def _make_asset(path: str) -> Any:
+    if not path.isascii():
+        # A worker of Airflow 3.1 or later takes it, and then the API server fails the task that succeeded.
+        raise ValueError(f"{show(path)} has characters that are not ASCII, which Airflow does not take")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Airflow warns of what it drops; below, that is an error
