@@ -19,6 +19,9 @@ from airflow_provider_personalize_segments.testing import LocalPersonalize
 from airflow_provider_personalize_segments.testing.demo import EXAMPLE_INPUT, ExampleJobs
 from airflow_provider_personalize_segments.testing.world import World
 
+# Airflow 2 looks an alias up in its database while it loads a DAG that is scheduled on it.
+pytestmark = pytest.mark.usefixtures("_airflow_database")
+
 EXAMPLES = Path(__file__).parent.parent / "example_dags"
 RECIPES = {BatchJobKind.SEGMENT: "aws-item-affinity", BatchJobKind.INFERENCE: "aws-user-personalization"}
 
