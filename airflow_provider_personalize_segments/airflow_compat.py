@@ -25,7 +25,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from concurrent.futures import Executor
 
     from airflow.providers.common.compat.sdk import Connection, Context, TaskInstanceKey
@@ -203,6 +203,62 @@ def make_storage_path(path: str) -> Any:
     return ObjectStoragePath(path)
 
 
+def find_asset_aliases(outlets: Iterable[Any]) -> list[Any]:
+    """
+    Return the asset aliases among a task's outlets, each once; before Airflow 3.0 they are DatasetAliases.
+
+    :param outlets: the task's outlets, which may be anything
+    """
+    # Not at the top: few tasks have outlets, and DAG files with none need not load what assets need.
+    from airflow.providers.common.compat.sdk import AssetAlias
+
+    return list({each.name: each for each in outlets if isinstance(each, AssetAlias)}.values())
+
+
+def make_asset(uri: str) -> Any:
+    """
+    Return Airflow's Asset of a URI; before Airflow 3.0 it is a Dataset.
+
+    :param uri: the URI
+    :raises ValueError: when Airflow takes no such URI
+    """
+    from airflow.providers.common.compat.sdk import Asset
+
+    return Asset(uri=uri)
+
+
+def add_asset_event(context: Context, aliases: Iterable[Any], asset: Any, extra: dict[str, Any]) -> None:
+    """
+    Emit an event of an asset through aliases, once the task has succeeded.
+
+    From Airflow 3.0 on an asset has a name besides its URI. When Airflow knows an asset of this URI by
+    another name, the event is that asset's: one under a second name would start none of the DAGs that wait.
+
+    :param context: the task's context
+    :param aliases: the aliases
+    :param asset: the asset
+    :param extra: what the event says, as plain JSON
+    """
+    known = asset.ref(uri=asset.uri) if hasattr(asset, "ref") else asset  # before 3.0 there is no name
+    for alias in aliases:
+        events = context["outlet_events"][alias]
+        try:
+            events.add(known, extra=extra)
+        except Exception as error:
+            if not _is_unknown_asset(error):
+                raise
+            known = asset
+            events.add(known, extra=extra)
+
+
+def _is_unknown_asset(error: Exception) -> bool:
+    try:
+        from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+    except ImportError:  # before Airflow 3.0, which asks for none
+        return False
+    return isinstance(error, AirflowRuntimeError) and error.error.error is ErrorType.ASSET_NOT_FOUND
+
+
 __all__ = [
     "AirflowException",
     "AirflowFailException",
@@ -218,7 +274,9 @@ __all__ = [
     "PokeReturnValue",
     "TaskInstanceKey",
     "XCom",
+    "add_asset_event",
     "conf",
+    "find_asset_aliases",
     "find_event_trigger",
     "find_first_start",
     "find_shared_stream_producer",
@@ -226,6 +284,7 @@ __all__ = [
     "find_text_renderer",
     "has_asset_watchers",
     "keep_for_ever",
+    "make_asset",
     "make_storage_path",
     "read_asset_state",
     "run_beside_loop",

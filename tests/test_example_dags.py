@@ -19,6 +19,9 @@ from airflow_provider_personalize_segments.testing import LocalPersonalize
 from airflow_provider_personalize_segments.testing.demo import EXAMPLE_INPUT, ExampleJobs
 from airflow_provider_personalize_segments.testing.world import World
 
+# Airflow 2 looks an alias up in its database while it loads a DAG that is scheduled on it.
+pytestmark = pytest.mark.usefixtures("_airflow_database")
+
 EXAMPLES = Path(__file__).parent.parent / "example_dags"
 RECIPES = {BatchJobKind.SEGMENT: "aws-item-affinity", BatchJobKind.INFERENCE: "aws-user-personalization"}
 
@@ -324,6 +327,26 @@ class TestSegmentsToParquetMapped:
         assert run.states.pop("wait_for_job") == "failed"
         assert set(run.states.values()) == {"upstream_failed"}
         assert read_folder(start_job.local, "s3://demo-bucket/mapped-tables/") == ({}, None)
+
+
+class TestSegmentsAsAssets:
+    """That the reader starts by itself is seen where a scheduler runs, in test_standalone.py."""
+
+    PATH = EXAMPLES / "segments_as_assets.py"
+
+    def test_the_folder_is_an_asset_when_the_job_is_active(self, start_job, run_dag):
+        conf = start_job(BatchJobKind.SEGMENT)
+        run = run_dag(self.PATH, conf, poke_interval=0.1)
+        assert run.states == {"wait_for_job": "success"}
+        (event,) = run.asset_events
+        assert (event.uri, event.aliases) == ("s3://demo-bucket/output/weekly", ("segments",))
+        assert event.extra == {"jobArn": conf["job_arn"], "kind": "segment", "numResults": 7}
+
+    def test_nothing_is_when_the_job_failed(self, start_job, run_dag):
+        conf = start_job(BatchJobKind.SEGMENT, failure_reason="Invalid S3 output path")
+        run = run_dag(self.PATH, conf, poke_interval=0.1)
+        assert run.states == {"wait_for_job": "failed"}
+        assert list(run.asset_events) == []
 
 
 class TestWaitForInferenceJob:

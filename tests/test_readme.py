@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import boto3
 import pytest
+from airflow.providers.common.compat.sdk import AssetAlias
 from documents import DOCS, DOCUMENTS, PROJECT, README, all_blocks, blocks, name_of, section
 
 from airflow_provider_personalize_segments import (
@@ -33,6 +34,7 @@ from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.output import publishing, task
 from airflow_provider_personalize_segments.testing.airflow_database import put_database
 from airflow_provider_personalize_segments.waiting import verdicts
+from airflow_provider_personalize_segments.watching import assets
 
 PERMISSIONS = section((DOCS / "operating.md").read_text(), "Permissions")
 ERRORS = (DOCS / "errors.md").read_text()
@@ -222,6 +224,15 @@ def messages():
     yield str(errors.ExtraNotInstalledError("pyarrow", "parquet"))
     # test_parquet.py produces them.
     yield from messages_about_folders()
+    alias = [AssetAlias("segments")]
+    for path in ("s3://shop/a#b/", "s3://shop/größe/"):
+        with pytest.raises(ValueError, match="output_path") as odd:
+            assets.check_folder(alias, path, "output_path of task 'create'")
+        yield str(odd.value)
+        with pytest.raises(errors.PersonalizeOutputError) as late:
+            assets.emit_output({}, alias, arn, {"jobOutput": {"s3DataDestination": {"path": path}}}, None)
+        yield str(late.value)
+    yield assets.NOT_WAITING % ("create", "segments")
     for problem in (
         "Line 3 of the input is wrong: it is not UTF-8",
         "No object is there, so the job would have no input",

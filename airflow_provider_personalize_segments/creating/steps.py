@@ -109,9 +109,21 @@ class JobCreatingTask(JobWaitingTask):
                     f"{self.source_of('max_error_rate')}: it needs wait_for_completion=True, as there is no "
                     "output before the job is ACTIVE. Leave it out, or give it to the sensor that waits."
                 )
+            if self.outlets:
+                self._check_outlets(wanted.plan)
         for warning in find_path_warnings(wanted.plan.request):
             self.log.warning(warning)
         return self._go_on(context, self._have_job(context, wanted, record, deadline), deadline)
+
+    def _check_outlets(self, plan: Plan) -> None:
+        """See that the output folder can become an asset, while no job was created yet."""
+        from airflow_provider_personalize_segments.watching.assets import check_folder, tell_not_waiting
+
+        if self.may_wait:
+            path = plan.request["jobOutput"]["s3DataDestination"]["path"]
+            check_folder(self.outlets, path, self.source_of("output_path"))
+        else:
+            tell_not_waiting(self.task_id, self.outlets, self.log)
 
     def on_kill(self) -> None:
         """Say what becomes of the job when the task is ended on a worker."""
@@ -291,7 +303,7 @@ class JobCreatingTask(JobWaitingTask):
         if not self.may_wait:
             return arn
         if state is JobState.ACTIVE:
-            self.check_output(context, attempt.job or {})
+            self._accept(context, attempt.job or {})
             return arn
         if self.may_defer:
             self._defer(context, deadline)

@@ -87,7 +87,12 @@ class OutputToParquetOperator(PersonalizeTask):
     def execute(self, context: Context) -> dict[str, Any]:
         """Convert, and make the result visible once it is complete."""
         with self.told_failure():
-            return self._write()
+            result = self._write()
+            if self.outlets:
+                from airflow_provider_personalize_segments.watching.assets import emit_table
+
+                emit_table(context, self.outlets, self.job_arn, result, self.log)
+            return result
 
     def _write(self) -> dict[str, Any]:
         with fail_on_invalid_parameters():
@@ -101,6 +106,11 @@ class OutputToParquetOperator(PersonalizeTask):
                     "Leave the parameter out to convert all files."
                 )
             limit = read_share(self.max_error_rate, self.source_of("max_error_rate"))
+            if self.outlets:
+                # Not at the top: few tasks have outlets.
+                from airflow_provider_personalize_segments.watching.assets import check_folder
+
+                check_folder(self.outlets, output_path, self.source_of("output_path"))
         hook = self.hook
         try:
             from airflow_provider_personalize_segments.output.publishing import write_tables

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -25,6 +25,22 @@ RETURN_VALUE = "return_value"
 
 
 @dataclass(frozen=True)
+class AssetEvent:
+    """An event of an asset that a task emitted; before Airflow 3.0, of a dataset."""
+
+    task: str
+    """The task, by the same name as in ``states``."""
+    uri: str
+    """The asset's URI, as Airflow keeps it: without a slash at its end."""
+    name: str
+    """The asset's name; before Airflow 3.0, where there is none, the URI."""
+    aliases: tuple[str, ...]
+    """The aliases through which the task emitted it."""
+    extra: Mapping[str, Any]
+    """What the event says."""
+
+
+@dataclass(frozen=True)
 class DagRunResult:
     """How a DAG run ended."""
 
@@ -37,6 +53,8 @@ class DagRunResult:
     """What each task that failed raised, by the same names."""
     map_names: Mapping[str, str]
     """The names that ``map_index_template`` gave to instances of mapped tasks, by the same names."""
+    asset_events: Sequence[AssetEvent]
+    """What the tasks emitted for DAGs that are scheduled on assets, in order."""
     _xcoms: Mapping[tuple[str, int], Mapping[str, Any]] = field(repr=False)
 
     @property
@@ -113,6 +131,7 @@ def run_dag(
                 for each in instances
                 if each.rendered_map_index is not None
             },
+            asset_events=_read_asset_events(),
             _xcoms={(each.task_id, each.map_index): _read_xcoms(each) for each in instances},
         )
 
@@ -156,6 +175,28 @@ def _read_xcoms(instance: Any) -> dict[str, Any]:
         key: instance.xcom_pull(task_ids=instance.task_id, map_indexes=instance.map_index, key=key)
         for key in keys
     }
+
+
+def _read_asset_events() -> list[AssetEvent]:
+    """Return all events of assets in the database, which this run alone has written to."""
+    try:
+        from airflow.models.asset import AssetEvent as Event
+    except ImportError:  # before Airflow 3.0
+        from airflow.models.dataset import DatasetEvent as Event  # type: ignore[import-not-found,no-redef]
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        events: list[Any] = session.query(Event).order_by(Event.id).all()
+        return [
+            AssetEvent(
+                _name(each.source_task_id, each.source_map_index),
+                each.uri,
+                str(getattr(each, "name", each.uri)),
+                tuple(sorted(alias.name for alias in each.source_aliases)),
+                dict(each.extra),
+            )
+            for each in events
+        ]
 
 
 # --- Waits ----------------------------------------------------------------------------------------
@@ -251,7 +292,14 @@ def _store(dag: Any) -> None:
         try:
             from airflow.models.dagbag import sync_bag_to_db  # type: ignore[no-redef]  # Airflow 3.1
         except ImportError:
-            return
+            if hasattr(dag, "sync_to_db"):
+                dag.sync_to_db()  # Airflow 2, whose tasks look for the aliases of datasets there
+                return
+            from airflow.models.dagbag import DagBag  # Airflow 3.0, whose tasks look for assets there
+
+            sync_bag_to_db = DagBag.sync_to_db
+            # Of a DAG without a file it takes nothing.
+            dag.relative_fileloc = dag.relative_fileloc or f"{dag.dag_id}.py"
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 
     manager: Any = DagBundlesManager  # it carries no types

@@ -41,6 +41,7 @@ Tasks ask about their jobs once a minute or two, so most of them wait for two mi
   check_segments             waits for a job, and reads its output before the gate opens
   segments_to_parquet        waits for a job, makes a Parquet table of its segments, and reads it
   segments_to_parquet_mapped the same with a task for each file of the job's output
+  segments_as_assets         waits for a job, which then starts segments_as_assets_reader
 
 No job starts again: the second and the fourth wait when triggered for the first time only.
 Meanwhile other teams' jobs begin and end, below. Some fail, and every six minutes there are

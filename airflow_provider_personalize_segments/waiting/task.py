@@ -115,8 +115,17 @@ class JobWaitingTask(PersonalizeTask):
 
     def _result(self, context: Context, job: dict[str, Any]) -> Any:
         """Return what the task returns when its job is ACTIVE, and its output good enough."""
-        self.check_output(context, job)
+        self._accept(context, job)
         return job
+
+    def _accept(self, context: Context, job: dict[str, Any]) -> None:
+        """Judge the output of a job that is ACTIVE, and emit its folder to whom the task's outlets name."""
+        self.check_output(context, job)
+        if self.outlets:
+            # Not at the top: few tasks have outlets.
+            from airflow_provider_personalize_segments.watching.assets import emit_output
+
+            emit_output(context, self.outlets, self.awaited_arn, job, self.log)
 
     @property
     def error_limit(self) -> float | None:

@@ -1,1 +1,1 @@
-"""Watching for jobs that end, so that DAGs start by themselves."""
+"""DAGs that start by themselves when jobs are done: watchers of jobs, and assets."""
