@@ -86,6 +86,7 @@ class OneAirflowAfterTheOther(LoadScopeScheduling):
 _RUNNING_AIRFLOWS = {
     "test_running_creation": "creating",
     "test_standalone": "creating",
+    "test_running_watcher": "creating",
     "test_running_airflow": "waiting",
     "test_running_triggerer": "waiting",
 }

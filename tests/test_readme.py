@@ -34,7 +34,8 @@ from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.output import publishing, task
 from airflow_provider_personalize_segments.testing.airflow_database import put_database
 from airflow_provider_personalize_segments.waiting import verdicts
-from airflow_provider_personalize_segments.watching import assets
+from airflow_provider_personalize_segments.watching import assets, lister
+from airflow_provider_personalize_segments.watching import trigger as watcher
 
 PERMISSIONS = section((DOCS / "operating.md").read_text(), "Permissions")
 ERRORS = (DOCS / "errors.md").read_text()
@@ -262,7 +263,7 @@ def messages():
         _ = lost.error_limit
     yield str(empty.value)
     # Logged, not raised; test_sensors.py and test_operators.py produce them.
-    for module in (verdicts, operators, steps):
+    for module in (verdicts, operators, steps, lister, watcher):
         yield re.sub(r'"\s*"|%[sdr]', "", inspect.getsource(module))
     yield str(errors.PersonalizeJobTimeoutError(arn, None, 60))
     yield str(errors.load_error({"type": "KeyError", "text": "x"}))

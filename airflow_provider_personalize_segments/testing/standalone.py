@@ -42,6 +42,7 @@ Tasks ask about their jobs once a minute or two, so most of them wait for two mi
   segments_to_parquet        waits for a job, makes a Parquet table of its segments, and reads it
   segments_to_parquet_mapped the same with a task for each file of the job's output
   segments_as_assets         waits for a job, which then starts segments_as_assets_reader
+  on_segments_ready          on Airflow 3, starts by itself when jobs are ready, and makes tables
 
 No job starts again: the second and the fourth wait when triggered for the first time only.
 Meanwhile other teams' jobs begin and end, below. Some fail, and every six minutes there are

@@ -75,8 +75,8 @@ class Watched:
         await asyncio.wait([self.task])
 
 
-async def until(condition):
-    async with asyncio.timeout(60):
+async def until(condition, seconds=60):
+    async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -522,7 +522,8 @@ def test_every_job_arrives_exactly_once_while_its_place_is_kept(order, page_size
                 last = watched.trigger._place
                 watched = Watched()
                 watched.trigger._first_place = lambda last=last: last
-        await until(lambda: len(told + watched.names) >= len(expected))
+        # Not long, as each try to make a failing case smaller waits for it.
+        await until(lambda: len(told + watched.names) >= len(expected), seconds=3)
         await next_looks(service)
         await watched.stop()
         await left_behind_nothing()
