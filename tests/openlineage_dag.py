@@ -17,10 +17,10 @@ POKE, RESCHEDULE, DEFERRABLE = MODES = ("poke", "reschedule", "deferrable")
 IN_PLACE = (POKE, DEFERRABLE)
 """The modes that a create operator has, too."""
 ACTIVE, FAILED, REFUSED, OVERDUE, SKIPPED = "active", "failed", "refused", "overdue", "skipped"
-SPOILED = "spoiled"
-"""The job is ACTIVE, and a record of its output has an error."""
+ADOPTED, SPOILED = "adopted", "spoiled"
+"""The job was there before the task; the job is ACTIVE, and a record of its output has an error."""
 BUCKET = "demo-bucket"
-ROLE = "arn:aws:iam::123456789012:role/PersonalizeS3Access"
+ROLE = "arn:aws:iam::123456789012:role/personalize"
 MISSING = "arn:aws:personalize:us-east-1:123456789012:solution/no-such-solution/1"
 COUNTED = {"max_error_rate": 0.0}
 
@@ -73,6 +73,7 @@ def list_cases() -> list[Case]:
     cases.append(Case("create", "inference", POKE, ACTIVE))
     cases += [Case(task, "inference", DEFERRABLE, ACTIVE) for task in ("begin", "sensor")]
     cases += [Case(task, "segment", POKE, SKIPPED) for task in ("begin", "sensor")]
+    cases += [Case("begin", "segment", mode, ADOPTED) for mode in IN_PLACE]
     return [*cases, Case("create", "segment", POKE, SPOILED)]
 
 

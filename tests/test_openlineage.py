@@ -18,6 +18,7 @@ import pytest
 from documents import section
 from openlineage_dag import (
     ACTIVE,
+    ADOPTED,
     BUCKET,
     CASES,
     DEFERRABLE,
@@ -68,12 +69,12 @@ def run_cases(folder, cases, *, settings=None, is_without=False):
         for case in cases:
             if case.ending in (FAILED, SKIPPED):
                 local.fail_job(case.job_name, REASON)
-            if case.ending == OVERDUE:
+            if case.ending in (OVERDUE, ADOPTED):
                 local.add_job(
                     case.kind,
                     case.job_name,
                     solution_version_arn=versions[case.kind],
-                    status="CREATE IN_PROGRESS",
+                    status="CREATE IN_PROGRESS" if case.ending == OVERDUE else "ACTIVE",
                     input_path=case.input_path,
                     output_path=case.output_path,
                     num_results=3,
@@ -146,6 +147,11 @@ def is_seen(case):
     return case.ending != REFUSED
 
 
+def is_described(case):
+    """Whether AWS has described it to the task."""
+    return is_seen(case) and (case.task != "begin" or case.ending == ADOPTED)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.task_id)
 class TestCase:
     def test_every_event_is_what_openlineage_defines(self, emitted, case):
@@ -194,7 +200,7 @@ class TestCase:
             assert re.fullmatch(
                 "arn:aws:personalize:us-east-1:[0-9]{12}:solution/.+", told["solutionVersionArn"]
             )
-        if is_seen(case) and case.task != "begin":
+        if is_described(case):
             created, updated = (datetime.fromisoformat(told[each]) for each in TIMES)
             assert created <= updated
             assert created.tzinfo
@@ -204,7 +210,7 @@ class TestCase:
             OVERDUE: "CREATE IN_PROGRESS",
             REFUSED: None,
         }
-        status = None if case.task == "begin" else statuses.get(case.ending, "ACTIVE")
+        status = statuses.get(case.ending, "ACTIVE") if is_described(case) else None
         assert told.get("status") == status
         assert told.get("failureReason") == (REASON if status == "CREATE FAILED" else None)
 
