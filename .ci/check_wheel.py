@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import airflow_provider_personalize_segments as package
@@ -19,4 +21,11 @@ try:
 except ImportError as error:
     told = str(error)
 assert "pip install 'airflow-provider-personalize-segments[testing]'" in told, told
+# OpenLineage is not there, and nobody misses it.
+assert find_spec("airflow.providers.openlineage") is None
+sensor = import_module(f"{package.__name__}.sensors").PersonalizeBatchSegmentJobSensor(
+    task_id="wait", job_arn="arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
+)
+assert f"{package.__name__}.lineage" not in sys.modules
+assert sensor.get_openlineage_facets_on_start() is None
 print("The wheel carries", ", ".join(examples))

@@ -105,6 +105,11 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
         return self.job_arn
 
     @property
+    def known_job(self) -> Mapping[str, Any]:
+        """Its ARN."""
+        return {self.kind.arn_member: self.job_arn}
+
+    @property
     def pace(self) -> Pace:
         """What Airflow's own parameters say."""
         from airflow_provider_personalize_segments.waiting.pace import Pace

@@ -31,7 +31,9 @@ PROJECT = Path(__file__).parent.parent
 AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="airflow-home-"))
 DAGS_FOLDER = AIRFLOW_HOME / "dags"
 
-for name in [name for name in os.environ if name.startswith(("AIRFLOW_", "AWS_", "BOTO_", "MOTO_"))]:
+for name in [
+    name for name in os.environ if name.startswith(("AIRFLOW_", "AWS_", "BOTO_", "MOTO_", "OPENLINEAGE_"))
+]:
     del os.environ[name]
 os.environ |= {
     "AIRFLOW_HOME": str(AIRFLOW_HOME),
@@ -75,20 +77,22 @@ class OneAirflowAfterTheOther(LoadScopeScheduling):
     """
     Hands each test to the next free worker, but all that have a running Airflow to two workers.
 
-    Two running Airflows are as much as two cores carry. xdist's own groups do nothing with pytest 9.2.
+    Two running Airflows are as much as two cores carry. Tests that share a run of a DAG share a worker.
+    xdist's own groups do nothing with pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module = Path(nodeid.partition("::")[0]).stem
-        return _RUNNING_AIRFLOWS.get(module, nodeid)
+        return _SHARED_RUNS.get(module, nodeid)
 
 
-_RUNNING_AIRFLOWS = {
+_SHARED_RUNS = {
     "test_running_creation": "creating",
     "test_standalone": "creating",
     "test_running_watcher": "creating",
     "test_running_airflow": "waiting",
     "test_running_triggerer": "waiting",
+    "test_openlineage": "openlineage",
 }
 
 

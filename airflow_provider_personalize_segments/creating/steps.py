@@ -319,6 +319,7 @@ class JobCreatingTask(JobWaitingTask):
             # `airflow dags test` resumes a task without its plan.
             request = self._plan.request if self._plan else self.build_request(context)
             job = {self.kind.arn_member: arn, "jobName": arn.rpartition("/")[2], **request}
+        self._last_job = job
         self._push_job(context, job)
         self._push_links(context, attempt.job or (self._plan.request if self._plan else {}))
         return arn

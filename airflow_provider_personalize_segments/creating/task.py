@@ -178,6 +178,18 @@ class CreateBatchJobOperator(JobCreatingTask):
         )
 
     @property
+    def known_job(self) -> Mapping[str, Any]:
+        """What its parameters say, as rendered; its ARN as soon as the job exists."""
+        job = {
+            "jobName": self.job_name,
+            "solutionVersionArn": self.solution_version_arn,
+            "jobInput": {"s3DataSource": {"path": self.input_path}},
+            "jobOutput": {"s3DataDestination": {"path": self.output_path}},
+            "numResults": self.num_results,
+        }
+        return {**job, self.kind.arn_member: self._job_arn}
+
+    @property
     def pace(self) -> Pace:
         """What ``poll_interval`` and ``timeout`` say."""
         from airflow_provider_personalize_segments.waiting.pace import Pace

@@ -11,6 +11,7 @@ from airflow_provider_personalize_segments.airflow_compat import AirflowTaskTime
 from airflow_provider_personalize_segments.errors import (
     PersonalizeJobFailedError,
     PersonalizeJobTimeoutError,
+    PersonalizeOutputError,
     TriggerFailedError,
     fail_on_invalid_parameters,
     load_error,
@@ -22,6 +23,8 @@ from airflow_provider_personalize_segments.tasks import PersonalizeTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_personalize_segments.airflow_compat import Context
     from airflow_provider_personalize_segments.waiting.pace import Pace
@@ -46,6 +49,10 @@ class JobWaitingTask(PersonalizeTask):
     max_error_rate: float | str | None = None
     _has_error_limit = False
     _reporter: Reporter | None = None
+    _last_job: Mapping[str, Any] | None = None
+    """The task's job as it was seen last."""
+    _counts: Mapping[str, Any] | None = None
+    """The counts of the job's output, once it was read."""
 
     @property
     @abstractmethod
@@ -81,6 +88,7 @@ class JobWaitingTask(PersonalizeTask):
         """Ask Personalize once; done when the job is ACTIVE."""
         verdict = self._ask(context)
         if verdict.job:
+            self._last_job = verdict.job
             self._push_links(context, verdict.job)
         if verdict.state is JobState.FAILED:
             raise self._job_failure(context, verdict.job or {})
@@ -154,7 +162,11 @@ class JobWaitingTask(PersonalizeTask):
         # Not at the top: only a task that reads output needs it.
         from airflow_provider_personalize_segments.output.checking import check_output
 
-        summary = check_output(self.hook, self.awaited_arn, job, limit, self.log)
+        try:
+            self._counts = summary = check_output(self.hook, self.awaited_arn, job, limit, self.log)
+        except PersonalizeOutputError as error:
+            self._counts = {"records": error.records} if error.records else None
+            raise
         if self.do_xcom_push and "ti" in context:
             context["ti"].xcom_push(key=COUNTS_KEY, value=summary)
 
@@ -249,6 +261,7 @@ class JobWaitingTask(PersonalizeTask):
 
         ending = read_event(event, self.awaited_arn)
         outcome, job = ending.outcome, ending.job or {}
+        self._last_job = ending.job
         if job and not has_links(context):
             self._push_links(context, job)
         if outcome == Outcome.ACTIVE:
@@ -319,6 +332,44 @@ class JobWaitingTask(PersonalizeTask):
         return PersonalizeJobTimeoutError(
             self.awaited_arn, report.status or status, self.pace.timeout, report.fault
         )
+
+    # --- OpenLineage ------------------------------------------------------------------------------
+
+    @property
+    def known_job(self) -> Mapping[str, Any]:
+        """The members of the job that the task knows before it has seen the job, as Describe names them."""
+        return {}
+
+    def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any] | None:
+        """Tell OpenLineage what the task waits for or creates; it asks again when the task resumes."""
+        return self._tell_lineage()
+
+    def get_openlineage_facets_on_complete(self, ti: Any) -> OperatorLineage[Any, Any] | None:
+        """
+        Tell OpenLineage of the job that the task has seen.
+
+        :param ti: the task's instance
+        """
+        return self._tell_lineage()
+
+    def get_openlineage_facets_on_failure(self, ti: Any) -> OperatorLineage[Any, Any] | None:
+        """
+        Tell OpenLineage what is known of the job of a task that failed.
+
+        :param ti: the task's instance
+        """
+        return self._tell_lineage()
+
+    def _tell_lineage(self) -> OperatorLineage[Any, Any] | None:
+        try:
+            # Not at the top: it is there for OpenLineage alone.
+            from airflow_provider_personalize_segments.lineage import build_lineage
+
+            return build_lineage(self.kind, {**self.known_job, **(self._last_job or {})}, self._counts)
+        except Exception as error:
+            # No event is worth a task.
+            self.log.warning("OpenLineage is told nothing about the job: %s", error)
+            return None
 
 
 def seconds_until(moment: datetime) -> float:
