@@ -94,9 +94,10 @@ TRIGGERS ?= 1000
 # The share of the users and records that Parquet is made of.
 SCALE ?= 1
 
-bench: $(READY) $(BENCH)/.ready  ## Measure importing, waiting and making Parquet, side by side with others (15 minutes)
+bench: $(READY) $(BENCH)/.ready  ## Measure importing, waiting, watching and making Parquet, side by side with others (15 minutes)
 	@$(BIN)/python benchmarks/import_cost.py
 	@$(BENCH)/bin/python benchmarks/waiting_cost.py --triggers $(TRIGGERS)
+	@$(BIN)/python benchmarks/watching_cost.py
 	@$(BENCH)/bin/python benchmarks/parquet_cost.py --scale $(SCALE)
 
 wheel: $(READY)  ## Build the wheel into dist/

@@ -89,7 +89,7 @@ class OneAirflowAfterTheOther(LoadScopeScheduling):
 _SHARED_RUNS = {
     "test_running_creation": "creating",
     "test_standalone": "creating",
-    "test_running_watcher": "creating",
+    "test_running_watcher": "waiting",
     "test_running_airflow": "waiting",
     "test_running_triggerer": "waiting",
     "test_openlineage": "openlineage",
