@@ -211,7 +211,11 @@ class JobLister(ConnectionPart):
         # Describe tells of a job what the summary left out.
         unsure = [arn for arn in self._unfinished if arn not in jobs]
         unsure += [arn for arn in listed.jobs if arn not in jobs and arn not in self._unfinished]
-        unasked = await self._describe(unsure, jobs, is_complete=listed.is_complete)
+        try:
+            unasked = await self._describe(unsure, jobs, is_complete=listed.is_complete)
+        except Exception:
+            self._course.want_sweep()  # no watcher gets what this look has read
+            raise
         waiting = [arn for arn, job in jobs.items() if job.state is JobState.WAITING]
         self._unfinished = dict.fromkeys(unasked + waiting)
         for status in {job.status for job in jobs.values() if isinstance(job.status, str)}:
