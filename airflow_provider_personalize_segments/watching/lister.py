@@ -257,9 +257,10 @@ class JobLister(ConnectionPart):
                 continue
             try:
                 jobs[arn] = await self._call(partial(_read_job, kind=self._kind, arn=arn), arn)
-            except (PersonalizeRequestError, PersonalizeUnavailableError, TimeoutError) as error:
+            except (PersonalizeRequestError, PersonalizeUnavailableError, TimeoutError, ValueError) as error:
                 log.warning("Asking about a %s failed: %s (%s)", self._kind.title, error, arn)
-                if getattr(error, "code", None) == "ResourceNotFoundException":
+                is_abroad = isinstance(error, ValueError)  # no job of this region has such an ARN
+                if is_abroad or getattr(error, "code", None) == "ResourceNotFoundException":
                     continue
                 # The listing tells of the job, too, when it is read to its end.
                 self._course.want_sweep()

@@ -460,6 +460,55 @@ class TestOddAnswers:
         assert service.calls["DescribeBatchSegmentJob"] == 1
         assert "Asking about a batch segment job failed: ResourceNotFoundException" in caplog.text
 
+    def test_a_job_of_another_region_holds_up_no_other(self, service, caplog):
+        service.create("abroad", batchSegmentJobArn=job_arn("abroad").replace("us-east-1", "eu-west-1"))
+        service.odd = lambda summary: summary if summary["jobName"] != "abroad" else summary | {"status": ""}
+        service.create("here")
+
+        async def main():
+            watched = Watched(region_name="us-east-1")
+            await next_looks(service)
+            service.end("here")
+            await until(lambda: watched.events)
+            await watched.stop()
+            return watched.names
+
+        assert asyncio.run(main()) == ["here"]
+        assert "contradicts the region 'eu-west-1' in the ARN" in caplog.text
+
+    def test_a_look_that_fails_after_its_pages_is_made_again_in_full(self, monkeypatch):
+        service = ListingService(page_size=5, now=time.time() - PAST)
+        service.create("slow")
+        for number in range(12):
+            service.now += 7200
+            service.create(f"old-{number}")
+            service.end(f"old-{number}")
+        service.odd = lambda summary: summary if summary["jobName"] != "old-0" else summary | {"status": ""}
+        answer, described = service.answer, []
+
+        def refuse_once(operation, parameters):
+            if operation.startswith("Describe"):
+                described.append(parameters)
+                if len(described) == 1:
+                    monkeypatch.delenv("AIRFLOW_CONN_AWS_DEFAULT")  # as when its secrets backend is away
+                    return error("ExpiredTokenException")
+            return answer(operation, parameters)
+
+        service.answer = refuse_once
+
+        async def main():
+            connection = os.environ["AIRFLOW_CONN_AWS_DEFAULT"]
+            watched = Watched()
+            await until(lambda: described)
+            await until(lambda: "AIRFLOW_CONN_AWS_DEFAULT" not in os.environ)
+            monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", connection)
+            await until(lambda: watched.trigger._place.known_until, seconds=20)
+            await watched.stop()
+            return watched.trigger._place
+
+        with serving(service):
+            assert job_arn("slow") in asyncio.run(main()).unfinished
+
     def test_what_nobody_documented_is_told_once_and_opens_nothing(self, service, caplog):
         service.create("odd", status="CREATE RESTING \ud83d")
         service.create("no-job", batchSegmentJobArn="arn:aws:personalize:::other/\0", status="ACTIVE")
