@@ -387,7 +387,7 @@ ODD_JOBS = [
 
 
 @pytest.mark.parametrize("kind", BATCH_JOB_KINDS, ids=repr)
-@pytest.mark.parametrize("job", ODD_JOBS, ids=str)
+@pytest.mark.parametrize("job", ODD_JOBS, ids=[str(number) for number in range(len(ODD_JOBS))])
 def test_of_an_odd_job_the_kind_is_told(kind, job):
     lineage = build_lineage(kind, job)
     assert (lineage.inputs, lineage.outputs, list(lineage.run_facets)) == ([], [], [FACET_KEY])
