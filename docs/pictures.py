@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,6 +180,25 @@ def take_all(airflow: Airflow, camera: Camera) -> None:
     camera.take("failed", 800)
 
 
+def take_events(airflow: Airflow, camera: Camera) -> None:
+    """Wait until jobs that are ready have started a DAG, and take what did it and what came of it."""
+    dag = "on_segments_ready"
+
+    def find_runs() -> list[str]:
+        runs = airflow.ask(f"/api/v2/dags/{dag}/dagRuns")["dag_runs"]
+        ended = [
+            each for each in runs if each["state"] == "success" and each["run_type"] == "asset_triggered"
+        ]
+        return [str(each["dag_run_id"]) for each in ended]
+
+    wait_for("an event starts a DAG", lambda: bool(find_runs()))
+    camera.open(f"dags/{dag}/runs/{urllib.parse.quote(find_runs()[0])}", "make_table")
+    camera.take("event-run", 560)
+    (asset,) = airflow.ask("/api/v2/assets?name_pattern=user_segments")["assets"]
+    camera.open(f"assets/{asset['id']}", dag)
+    camera.take("asset-graph", 560)
+
+
 def main(python: str) -> None:
     """Take all pictures."""
     PICTURES.mkdir(exist_ok=True)
@@ -189,7 +209,9 @@ def main(python: str) -> None:
     ):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_OPTIONS))
         page = browser.new_page(viewport={"width": WIDTH, "height": 800}, color_scheme="light")
-        take_all(airflow, Camera(page, airflow.address))
+        camera = Camera(page, airflow.address)
+        take_all(airflow, camera)
+        take_events(airflow, camera)
         browser.close()
 
 
