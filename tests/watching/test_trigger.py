@@ -11,7 +11,6 @@ from datetime import timedelta
 
 import airflow
 import pytest
-import structlog
 from listing_service import ListingService
 from scripted_endpoint import SOLUTION_VERSION_ARN, ScriptedEndpoint
 
@@ -86,7 +85,11 @@ class TestParameters:
     def test_airflow_finds_the_same_trigger_in_the_dag_file_and_in_its_database(self, parameters):
         """A difference would end the watcher at each parse, and start another."""
         from airflow.models.trigger import Trigger
-        from airflow.serialization.encoders import encode_trigger
+
+        try:
+            from airflow.serialization.encoders import encode_trigger
+        except ImportError:  # before Airflow 3.2
+            from airflow.serialization.serialized_objects import _encode_trigger as encode_trigger
 
         made = PersonalizeBatchJobEventTrigger(**parameters)
         encoded = encode_trigger(made)
@@ -145,6 +148,7 @@ class Triggerer:
     """Runs a watcher on Airflow's own streams, as its triggerer does; the test stores its events."""
 
     def __init__(self, store, ack_timeout=60.0, **options):
+        import structlog
         from airflow.triggers.shared_stream import SharedStreamManager
 
         self.trigger = PersonalizeBatchJobEventTrigger("segment", **{"poll_interval": 0.1, **options})
