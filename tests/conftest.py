@@ -96,6 +96,15 @@ _SHARED_RUNS = {
 }
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what tests have counted, which is of interest when they pass, too."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "counted" and report.when == "call":
+                terminalreporter.section(report.nodeid.partition("::")[2])
+                terminalreporter.write_line(value)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     return OneAirflowAfterTheOther(config, log)

@@ -165,7 +165,7 @@ def test_the_triggerer_died_so_often(watched):
 
 
 @pytest.mark.skipif(not KEEPS_PLACE, reason="before Airflow 3.3 each start tells of look_back again")
-def test_only_the_first_event_after_a_death_tells_of_a_job_again(watched):
+def test_only_the_first_event_after_a_death_tells_of_a_job_again(watched, record_property):
     running, _ = watched
     lines = []
     for name in WATCHERS:
@@ -179,7 +179,7 @@ def test_only_the_first_event_after_a_death_tells_of_a_job_again(watched):
             f"{name}: {len(told)} jobs in {len(events)} events; {doubled} came again, in {repeating}"
         )
         assert repeating <= KILLS
-    print(f"{KILLS} deaths of the triggerer, {JOBS} jobs.", *lines, sep="\n")
+    record_property("counted", "\n".join([f"{KILLS} deaths of the triggerer, {JOBS} jobs.", *lines]))
 
 
 def test_no_watcher_was_made_anew_by_a_parse(watched):
