@@ -574,7 +574,7 @@ def test_every_job_arrives_exactly_once_while_its_place_is_kept(order, page_size
                 watched = Watched()
                 watched.trigger._first_place = lambda last=last: last
         # Not long, as each try to make a failing case smaller waits for it.
-        await until(lambda: len(told + watched.names) >= len(expected), seconds=3)
+        await until(lambda: len(told + watched.names) >= len(expected), seconds=20)
         await next_looks(service)
         await watched.stop()
         await left_behind_nothing()
