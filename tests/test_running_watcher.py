@@ -117,7 +117,11 @@ def watched(tmp_path_factory):
         yield running, endings
 
 
-SETTINGS = {"AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "2"}
+SETTINGS = {
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "2",
+    # Before 3.2 Airflow makes a watcher's trigger when it parses the file for the second time.
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "15",
+}
 
 
 def stored_events(running, name):
