@@ -72,7 +72,7 @@ def measure(
     """Return the figures of one measurement: those of the triggerer's process, and the endpoint's."""
     with tempfile.TemporaryDirectory() as folder:
         counters = Path(folder, "counters")
-        environment = _environment(folder)
+        environment = make_environment(folder)
         endpoint_arguments: list[object] = [
             HERE / "fast_endpoint.py",
             f"--counters={counters}",
@@ -113,7 +113,7 @@ def measure(
     return figures | _read_report(json.loads(report), figures, interval)
 
 
-def _environment(folder: str) -> dict[str, str]:
+def make_environment(folder: str) -> dict[str, str]:
     """Return an environment in which Airflow and boto3 know nothing of this machine."""
     kept = {
         name: value
