@@ -132,14 +132,14 @@ def make_facet_class() -> Any:
         """A batch job of Amazon Personalize, as far as the task knew it."""
 
         kind: str
-        jobArn: str | None = None  # noqa: N815 - the names are those of the JSON
-        jobName: str | None = None  # noqa: N815
+        jobArn: str | None = None  # noqa: N815 - JSON's name
+        jobName: str | None = None  # noqa: N815 - JSON's name
         status: str | None = None
-        solutionVersionArn: str | None = None  # noqa: N815
-        numResults: int | None = None  # noqa: N815
-        creationDateTime: str | None = None  # noqa: N815
-        lastUpdatedDateTime: str | None = None  # noqa: N815
-        failureReason: str | None = None  # noqa: N815
+        solutionVersionArn: str | None = None  # noqa: N815 - JSON's name
+        numResults: int | None = None  # noqa: N815 - JSON's name
+        creationDateTime: str | None = None  # noqa: N815 - JSON's name
+        lastUpdatedDateTime: str | None = None  # noqa: N815 - JSON's name
+        failureReason: str | None = None  # noqa: N815 - JSON's name
 
     return PersonalizeBatchJobRunFacet
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import zlib
 from collections import Counter
@@ -88,3 +89,26 @@ class ListingService:
         end = start + len(page)
         following = {"nextToken": str(end)} if end < len(jobs) else {}
         return Answer({"batchSegmentJobs": [self.odd(dict(each)) for each in page], **following})
+
+
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """
+    Wait on the event loop until a condition holds.
+
+    :param condition: the condition
+    :param seconds: how long, at the most
+    """
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def next_looks(service: ListingService, number: int = 3) -> None:
+    """
+    Wait until so many looks have begun; what the last but one saw has arrived by then.
+
+    :param service: the service that the looks ask
+    :param number: how many looks
+    """
+    wanted = service.calls["ListBatchSegmentJobs"] + number
+    await until(lambda: service.calls["ListBatchSegmentJobs"] >= wanted)

@@ -3,7 +3,7 @@
 - A look costs one call for each page that must be read, see :class:`~.watching.listing.Course`, and one for
   each unfinished job that is on none of these pages.
 - The most eager watcher sets the pace, and all watchers take each look.
-- The lister logs a fault, whatever it is, and waits it out. No watcher ends for it.
+- The lister logs every fault, and waits until it is over. No fault ends a watcher.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class JobLister(ConnectionPart):
             try:
                 look = await self._look()
             except Exception as error:
-                # Whatever it is, a watcher that ends would be started again at once, and forever.
+                # Airflow would start a watcher that ends at once again, whatever the error was.
                 self._failures = min(self._failures + 1, MAX_FAILURES)
                 pause = self._find_pause()
                 self._tell_fault(error, pause)

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import airflow
 import pytest
-from listing_service import ListingService
+from listing_service import ListingService, next_looks, until
 from scripted_endpoint import SOLUTION_VERSION_ARN, ScriptedEndpoint
 
 from airflow_provider_personalize_segments.airflow_compat import has_asset_watchers
@@ -179,17 +179,6 @@ class Triggerer:
         self.task.cancel()
         await asyncio.wait([self.task])
         await self.streams.stop_all()
-
-
-async def until(condition):
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-async def next_looks(service, number=3):
-    wanted = service.calls["ListBatchSegmentJobs"] + number
-    await until(lambda: service.calls["ListBatchSegmentJobs"] >= wanted)
 
 
 @needs_state_store

@@ -11,7 +11,7 @@ from contextlib import aclosing, contextmanager
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from listing_service import ORDERS, ListingService
+from listing_service import ORDERS, ListingService, next_looks, until
 from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, ScriptedEndpoint, error, job_arn
 
 from airflow_provider_personalize_segments import connections
@@ -73,18 +73,6 @@ class Watched:
     async def stop(self):
         self.task.cancel()
         await asyncio.wait([self.task])
-
-
-async def until(condition, seconds=60):
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-async def next_looks(service, number=2):
-    """Wait until so many looks have begun: what the last but one saw has arrived by then."""
-    wanted = service.calls["ListBatchSegmentJobs"] + number
-    await until(lambda: service.calls["ListBatchSegmentJobs"] >= wanted)
 
 
 async def left_behind_nothing():
