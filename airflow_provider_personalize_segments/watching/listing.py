@@ -259,4 +259,7 @@ def _read_time(value: object) -> float | None:
 
 
 def _show_time(moment: float | None) -> str | None:
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat()
+    try:
+        return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat()
+    except (OverflowError, ValueError, OSError):  # a moment at either end of the calendar
+        return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_endpoint import SOLUTION_VERSION_ARN, job_arn
 
-from airflow_provider_personalize_segments.jobs import JobState
+from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState
 from airflow_provider_personalize_segments.watching import place as places
 from airflow_provider_personalize_segments.watching.listing import OVERLAP, Job, Look
 from airflow_provider_personalize_segments.watching.place import Place
@@ -101,6 +102,13 @@ def test_tells_of_the_endings_that_are_asked_for(states, expected):
     told, place = step(Place(NOW), *jobs, states=states)
     assert told == expected
     assert step(place, *jobs, states=states)[0] == []
+
+
+def test_a_job_from_the_end_of_the_calendar_is_told_of_without_its_time():
+    odd = job("odd", created=datetime.max.replace(tzinfo=UTC).timestamp(), changed=-1e15)
+    told = odd.dump(BatchJobKind.SEGMENT)
+    assert told["jobName"] == "odd"
+    assert told.keys().isdisjoint({"creationDateTime", "lastUpdatedDateTime"})
 
 
 def test_other_solution_versions_do_not_count():
