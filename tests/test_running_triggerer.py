@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -114,9 +115,10 @@ ENDS = {
 """By what the task's ID begins with."""
 WORDS = {
     "odd": "cut off \ufffd here \ufffd",
-    "huge": "characters in all)",
+    "huge": r"characters in all\)",
     "denied": "AccessDeniedException",
-    "hangs": "NoAnswer: no answer within",
+    # The task gives its last call up when the call's own limit is over, too: either may come first.
+    "hangs": "NoAnswer: no answer within|ReadTimeoutError: Read timeout",
     "another": "ResponseParserError: the response is about",
     "page": "No answer when the timeout",
 }
@@ -163,7 +165,7 @@ def test_nothing_that_aws_sends_ends_a_triggerer_or_holds_it_up(
     errors = {each["task_id"]: each["error"] for each in running.events() if each["word"] == "failed"}
     assert set(errors) == {name for name, state in states.items() if state == "failed"}
     for name, text in errors.items():
-        assert WORDS[name.partition(".")[0]] in text, name
+        assert re.search(WORDS[name.partition(".")[0]], text), (name, text)
 
     assert sorted(service.created) == [f"created-{number}" for number in range(CREATES)]
 
