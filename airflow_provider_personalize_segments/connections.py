@@ -4,8 +4,8 @@ Calls are made in threads, on plain boto3, so that the event loop never waits fo
 client. The threads do nothing but AWS: the Airflow connection is read before, in the way that every Airflow
 allows on its triggerer's loop.
 
-Each :class:`ConnectionPart` uses the :class:`SharedConnection` of its settings; the last part to leave takes
-client and threads with it.
+Each :class:`~.connection_parts.ConnectionPart` uses the :class:`SharedConnection` of its settings; the last
+part to leave takes client and threads with it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import asyncio
 import contextlib
 import json
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from airflow_provider_personalize_segments.airflow_compat import run_beside_loop
 from airflow_provider_personalize_segments.bounded_calls import LONGEST_LIMIT, DaemonThreads
@@ -42,7 +41,16 @@ MAX_SUSPECT_CALLS = 2
 """How many calls may be under way about jobs whose last call had no answer."""
 
 Answer = TypeVar("Answer")
-Part = TypeVar("Part", bound="ConnectionPart")
+
+
+class ClosablePart(Protocol):
+    """What a connection knows of the parts that use it."""
+
+    def close(self) -> None:
+        """Give up what it does, and leave the connection."""
+
+
+Part = TypeVar("Part", bound=ClosablePart)
 
 
 class ConnectionSettings(NamedTuple):
@@ -93,7 +101,7 @@ class SharedConnection:
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
         self.loop = asyncio.get_running_loop()
-        self._parts: dict[Hashable, ConnectionPart] = {}
+        self._parts: dict[Hashable, ClosablePart] = {}
         self._free = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
         self._suspects = asyncio.Semaphore(MAX_SUSPECT_CALLS)
         self._slow_calls = 0
@@ -114,7 +122,7 @@ class SharedConnection:
             self._parts[key] = make(self)
         return self._parts[key]  # type: ignore[return-value]  # what was made under this key
 
-    def leave(self, part: ConnectionPart) -> None:
+    def leave(self, part: ClosablePart) -> None:
         """
         Forget a part; the last one closes the connection.
 
@@ -266,76 +274,6 @@ class SharedConnection:
         _forget(self)
         self._threads.shutdown(wait=False)
         self._forget_hook(before=self._threads.shutdown)  # calls under way still use the client
-
-
-class ConnectionPart(ABC):
-    """
-    A task of its own on the event loop that works for many waiters, by way of a shared connection.
-
-    Its tasks run in a context of their own, as what they log is no single trigger's. When one fails by a
-    mistake of ours, all waiting triggers get its error, and the next one gets a new part.
-
-    :param connection: how it reaches AWS
-    :param name: the task's name
-    """
-
-    def __init__(self, connection: SharedConnection, name: str) -> None:
-        self._connection = connection
-        self._loop = connection.loop
-        self._wake = asyncio.Event()
-        self._is_closed = False
-        self._name = name
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._start(self._run())
-
-    @abstractmethod
-    async def _run(self) -> None:
-        """Work until the part is closed."""
-
-    @abstractmethod
-    def _waiting(self) -> Iterable[asyncio.Future[Any]]:
-        """Return the futures of all waiting triggers."""
-
-    @abstractmethod
-    def _forget_all(self) -> None:
-        """Forget all waiting triggers; the part is closed."""
-
-    def close(self) -> None:
-        """Give up its tasks and its place at the connection; the next to come gets a new part."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        if not self._loop.is_closed():
-            for task in self._tasks:
-                task.cancel()
-        self._forget_all()
-        self._connection.leave(self)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task whose error all waiting triggers get."""
-        task = self._loop.create_task(work, name=self._name, context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._end)
-        return task
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is None:
-            return
-        futures = list(self._waiting())
-        self.close()
-        for future in futures:
-            if not future.done():
-                future.set_result(error)
-
-    async def _sleep(self, seconds: float | None) -> None:
-        """Wait until woken, or so long; ``None`` means until woken."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
 
 
 def _retrieve(call: asyncio.Task[Any]) -> None:

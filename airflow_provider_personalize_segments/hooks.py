@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import ssl
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
-from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
-from botocore.config import Config
 from botocore.exceptions import PaginationError
 from botocore.parsers import ResponseParserError
 
-from airflow_provider_personalize_segments.airflow_compat import AirflowException, AirflowNotFoundException
 from airflow_provider_personalize_segments.arns import (
     is_job_arn,
     parse_job_arn,
     parse_solution_version_arn,
     resolve_region,
 )
-from airflow_provider_personalize_segments.aws_errors import (
-    InvalidCABundleError,
-    are_credentials_refused,
-    explain,
-)
-from airflow_provider_personalize_segments.errors import ConnectionNotFoundError, PersonalizeRequestError
+from airflow_provider_personalize_segments.clients import PersonalizeClients
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.plain_json import show
 
 if TYPE_CHECKING:
     from mypy_boto3_personalize import PersonalizeClient
-
-    from airflow_provider_personalize_segments.airflow_compat import Connection
-
-Answer = TypeVar("Answer")
 
 
 class JobsPage(NamedTuple):
@@ -51,7 +35,7 @@ class JobsPage(NamedTuple):
     next_token: str | None
 
 
-class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
+class PersonalizeHook(PersonalizeClients):
     """
     Describe, list and create Personalize batch jobs of either kind.
 
@@ -73,46 +57,6 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
 
     .. seealso:: https://airflow.apache.org/docs/apache-airflow-providers-amazon/stable/connections/aws.html
     """
-
-    def __init__(
-        self,
-        aws_conn_id: str | None = "aws_default",
-        region_name: str | None = None,
-        verify: bool | str | None = None,
-        config: Config | dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            aws_conn_id=aws_conn_id,
-            region_name=region_name,
-            verify=verify,
-            client_type="personalize",
-            config=config,
-        )
-        self._clients: dict[str | None, PersonalizeClient] = {}
-        self._making = threading.RLock()
-        self._is_fixed = False
-
-    # The base class has a cached property: of these, Python 3.11 computes one at a time for a whole class, so
-    # a hook whose credentials hang would hold up all others in the process.
-    @property
-    def conn(self) -> PersonalizeClient:
-        """The boto3 client for Personalize, in the hook's or its connection's region, made on first use."""
-        return self._client_in(None)
-
-    @classmethod
-    def get_connection(cls, conn_id: str) -> Connection:
-        """
-        Return the Airflow connection of that ID.
-
-        The base class would go on without credentials of its own when there is none; this raises.
-
-        :param conn_id: the connection's ID
-        :raises ConnectionNotFoundError: when there is no such connection
-        """
-        try:
-            return super().get_connection(conn_id)
-        except AirflowNotFoundException as error:
-            raise ConnectionNotFoundError(conn_id) from error
 
     def describe_job(self, job_arn: str) -> dict[str, Any]:
         """
@@ -312,155 +256,6 @@ class PersonalizeHook(AwsGenericHook["PersonalizeClient"]):
 
         return self._call(kind.create_operation, subject, region, create)
 
-    def without_retries(self) -> PersonalizeHook:
-        """
-        Return a hook of the same settings whose client repeats nothing by itself, unless configured to.
-
-        For callers that repeat calls themselves: botocore doing so, too, would multiply them just when AWS
-        asks for fewer. Retries that are configured, here or in the connection, stay.
-        """
-        if self.config.retries:
-            return self
-        return self._with_config(retries={"total_max_attempts": 1})
-
-    def with_limit(self, seconds: float) -> PersonalizeHook:
-        """
-        Return a hook of the same settings whose client waits so long for AWS, unless configured otherwise.
-
-        botocore's own limit is 60 seconds for the connection and as many for each part of an answer. Limits
-        that are configured, here or in the connection, stay.
-
-        :param seconds: how long to wait for the connection, and for the next part of an answer
-        """
-        limits = {
-            name: seconds
-            for name in ("connect_timeout", "read_timeout")
-            if not is_configured(self.config, name)
-        }
-        return self._with_config(**limits) if limits else self
-
-    def fixed(self) -> PersonalizeHook:
-        """
-        Return this hook after it has read its connection, which it never reads again.
-
-        For threads that must not ask Airflow for anything. A fixed hook takes refused credentials for final;
-        a new hook may find others.
-        """
-        _ = self.conn_config
-        self._is_fixed = True
-        return self
-
-    def _with_config(self, **options: Any) -> PersonalizeHook:
-        config = self.config.merge(Config(**options))
-        hook = PersonalizeHook(self.aws_conn_id, self._region_name, self._verify, config)
-        # The connection is read once, and its credentials are told of once.
-        hook.__dict__["conn_config"] = AwsConnectionWrapper(
-            conn=self.conn_config,
-            region_name=self._region_name,
-            botocore_config=config,
-            verify=self._verify,
-        )
-        return hook
-
-    def make_client(self, region_name: str | None) -> None:
-        """
-        Make the client for a region ahead of its first call, so that a limit can be set for the call alone.
-
-        :param region_name: the AWS region; ``None`` means the hook's own
-        """
-        self._client_in(region_name)
-
-    def make_s3_client(self, region_name: str) -> Any:
-        """
-        Return a new boto3 client for S3, with the connection's credentials and settings; close it.
-
-        :param region_name: the AWS region, which is the job's: Personalize reads and writes no other
-        """
-        with self._explained("ListObjectsV2", "a client for S3", region_name):
-            self._check_certificates()
-            return self.get_session(region_name=region_name).client(
-                "s3",
-                endpoint_url=self.conn_config.get_service_endpoint_url("s3"),
-                config=self.config,
-                verify=self.verify,
-            )
-
-    def close(self) -> None:
-        """Close the connections of its clients; the hook makes new clients when it is used again."""
-        clients = set(self._clients.values())
-        self._clients.clear()
-        for client in clients:
-            client.close()
-
-    def _client_in(self, region: str | None) -> PersonalizeClient:
-        """Return the client for a region, made on first use; ``None`` means the hook's own."""
-        region = None if region == self.region_name else region
-        with self._making:  # one client, however many threads ask for it first
-            client = self._clients.get(region)
-            if client is None:
-                self._check_certificates()
-                client = self._clients[region] = self.get_client_type(region_name=region)
-            return client
-
-    def _check_certificates(self) -> None:
-        """Load the CA bundle: botocore does so at each call, and takes a wrong one for a network fault."""
-        path = os.environ.get("AWS_CA_BUNDLE") if self.verify is None else self.verify
-        if not isinstance(path, str):
-            return
-        try:
-            ssl.create_default_context(cafile=path)
-        except OSError as error:  # ssl.SSLError is one
-            raise InvalidCABundleError(path=path, reason=error) from None
-
-    def _call(
-        self, operation: str, subject: str, region: str | None, ask: Callable[[PersonalizeClient], Answer]
-    ) -> Answer:
-        """Call AWS once, or twice when credentials are refused and the connection may hold newer ones."""
-        try:
-            return self._call_once(operation, subject, region, ask)
-        except PersonalizeRequestError as error:
-            if self._is_fixed or not are_credentials_refused(error):
-                raise
-        self.close()
-        self.__dict__.pop("conn_config", None)
-        return self._call_once(operation, subject, region, ask)
-
-    def _call_once(
-        self, operation: str, subject: str, region: str | None, ask: Callable[[PersonalizeClient], Answer]
-    ) -> Answer:
-        with self._explained(operation, subject, region):
-            client = self._client_in(region)
-        with self._explained(operation, subject, region, is_called=True):
-            return ask(client)
-
-    @contextmanager
-    def _explained(
-        self, operation: str, subject: str, region: str | None, *, is_called: bool = False
-    ) -> Iterator[None]:
-        """
-        Turn what boto3 raises into our errors, which say what it was about and what to do.
-
-        :param is_called: whether AWS is called: then every error that is not botocore's own comes from an
-            answer that botocore could not read, and which was none
-        """
-        try:
-            yield
-        except AirflowException:
-            raise  # ours, and Airflow's own
-        except Exception as error:
-            about = (operation, subject, self._region_of(region), self.aws_conn_id)
-            if (explained := explain(error, *about, is_called=is_called)) is None:
-                raise
-            # Without its cause, which holds AWS's text as it came: Airflow 3's worker writes the whole chain
-            # to its log, and ends when UTF-8 does not carry it.
-            raise explained from None
-
-    def _region_of(self, region: str | None) -> str | None:
-        """Return the region that a call went to, without making a client for the sake of a message."""
-        if region is None and None in self._clients:
-            return str(self._clients[None].meta.region_name)
-        return region or self.region_name
-
 
 def _member(response: object, name: str) -> Any:
     """
@@ -472,13 +267,3 @@ def _member(response: object, name: str) -> Any:
     if not isinstance(response, Mapping) or name not in response:
         raise ResponseParserError(f"the response has no {name}")
     return response[name]
-
-
-def is_configured(config: Config, option: str) -> bool:
-    """
-    Tell whether an option of botocore's configuration was set, even if to its default.
-
-    :param config: the configuration
-    :param option: the option's name
-    """
-    return option in config._user_provided_options

@@ -26,10 +26,11 @@ from airflow_provider_personalize_segments.bounded_calls import (
     call_within,
     find_limit,
 )
+from airflow_provider_personalize_segments.clients import is_configured
 from airflow_provider_personalize_segments.connections import SLOW_CALL
 from airflow_provider_personalize_segments.creating.queue import PATIENCE
 from airflow_provider_personalize_segments.errors import PersonalizeJobTimeoutError, PersonalizeNoSlotError
-from airflow_provider_personalize_segments.hooks import PersonalizeHook, is_configured
+from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.operators import PersonalizeCreateBatchSegmentJobOperator
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 from airflow_provider_personalize_segments.triggers import (

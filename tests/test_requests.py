@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_personalize_segments.creating.differences import find_differences
+from airflow_provider_personalize_segments.creating.extra_members import THEME_REGIONS
 from airflow_provider_personalize_segments.creating.requests import (
     MAX_PATH_LENGTH,
     MAX_SEGMENT_USERS,
-    THEME_REGIONS,
     build_request,
     find_path_warnings,
     read_job_name,

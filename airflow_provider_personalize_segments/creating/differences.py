@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from airflow_provider_personalize_segments.creating.requests import DEFAULT_MODE
+from airflow_provider_personalize_segments.creating.extra_members import DEFAULT_MODE
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.plain_json import make_json_safe, show
 

@@ -17,8 +17,8 @@ from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from airflow_provider_personalize_segments.connection_parts import ConnectionPart
 from airflow_provider_personalize_segments.connections import (
-    ConnectionPart,
     ConnectionSettings,
     SharedConnection,
     shared_connection,

@@ -7,8 +7,7 @@ something else than was meant; here each mistake is one sentence.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from airflow_provider_personalize_segments.arns import (
@@ -17,32 +16,25 @@ from airflow_provider_personalize_segments.arns import (
     parse_filter_arn,
     parse_solution_version_arn,
 )
+from airflow_provider_personalize_segments.creating.extra_members import SourceOf, read_extras
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.parameters import (
-    read_choice,
     read_count,
     read_dict,
     read_text,
 )
 from airflow_provider_personalize_segments.plain_json import make_json_safe, show
 
-SourceOf = Callable[[str], str]
-"""Says where a parameter's value came from, for error messages."""
-
 # https://docs.aws.amazon.com/personalize/latest/dg/limits.html
 MAX_PATH_LENGTH = 256
 MAX_SEGMENT_USERS = 5_000_000
 MAX_TAGS = 50
-# https://docs.aws.amazon.com/personalize/latest/dg/themed-batch-recommendations.html
-DEFAULT_MODE, THEME_MODE = "BATCH_INFERENCE", "THEME_GENERATION"
-THEME_REGIONS = ("us-east-1", "us-west-2", "ap-northeast-1")
 
 _ROLE_ARN = r"arn:[a-z\d-]+:iam::\d{12}:role/[\w+=,.@/-]+"
 _KMS_KEY_ARN = r"arn:aws[a-z-]*:kms:[a-z\d-]+:\d{12}:key/[\w-]+"
 _BUCKET = r"[a-zA-Z\d][a-zA-Z\d._-]{1,61}[a-zA-Z\d]"
 _SPACES = " \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _TAG = rf"[\w{_SPACES}.:/=+@-]*"
-_COLUMN = r"[A-Za-z_][A-Za-z\d_]{0,149}"
 
 
 def read_job_name(value: object, source: str) -> str | None:
@@ -111,7 +103,7 @@ def build_request(
     }
     if kind.create_only_members:
         request |= dict(
-            zip(kind.create_only_members, _read_extras(config, mode, themes, region, source_of), strict=True)
+            zip(kind.create_only_members, read_extras(config, mode, themes, region, source_of), strict=True)
         )
     given = {name: value for name, value in request.items() if value not in (None, {}, [])}
     for member, value in given.items():
@@ -249,72 +241,3 @@ def _read_tags(value: object, source: str) -> list[dict[str, str]]:
         if key.lower().startswith("aws:"):
             raise ValueError(f"{source}: {key!r} begins with 'aws:', which AWS keeps for itself.")
     return [{"tagKey": key, "tagValue": text} for key, text in tags.items()]
-
-
-def _read_extras(
-    config: object, mode: object, themes: object, region: str, source_of: SourceOf
-) -> tuple[dict[str, Any] | None, str | None, dict[str, Any] | None]:
-    names = ("batch_inference_job_config", "batch_inference_job_mode", "theme_generation_config")
-    chosen = read_choice(mode, (DEFAULT_MODE, THEME_MODE), source_of(names[1]))
-    fields = _read_themes(themes, source_of(names[2]))
-    if fields and chosen != THEME_MODE:
-        raise ValueError(
-            f"{source_of(names[2])} only counts with {names[1]}={THEME_MODE!r}; set both or none."
-        )
-    if chosen == THEME_MODE:
-        if fields is None:
-            raise ValueError(
-                f"{source_of(names[1])}: {THEME_MODE} needs {names[2]}="
-                "{'fieldsForThemeGeneration': {'itemName': '<column of the items dataset>'}}."
-            )
-        if region not in THEME_REGIONS:
-            raise ValueError(
-                f"{source_of(names[1])}: {THEME_MODE} is only in {', '.join(THEME_REGIONS)}, "
-                f"the solution version in {region}."
-            )
-    return _read_config(config, source_of(names[0])), chosen, fields
-
-
-def _read_config(value: object, source: str) -> dict[str, Any] | None:
-    if not value:
-        return None
-    config = read_dict(value, source, "such as {'itemExplorationConfig': {'explorationWeight': '0.3'}}")
-    if "itemExplorationConfig" in config:
-        where = f"{source}: itemExplorationConfig"
-        for key, text in read_dict(config["itemExplorationConfig"], where, "of text by text").items():
-            if not isinstance(text, str):
-                raise ValueError(
-                    f"{where}: {key!r} is {show(text)}. Expected text, such as {show(str(text))}."
-                )
-    if "rankingInfluence" in config:
-        where = f"{source}: rankingInfluence"
-        example = "such as {'POPULARITY': 0.5}"
-        influence: dict[str, int | float] = {}
-        for key, weight in read_dict(config["rankingInfluence"], where, example).items():
-            if key not in ("POPULARITY", "FRESHNESS"):
-                raise ValueError(f"{where}: expected POPULARITY or FRESHNESS, got {show(key)}.")
-            influence[key] = _read_weight(weight, f"{where}: {key}")
-        config = {**config, "rankingInfluence": influence}
-    return config
-
-
-def _read_weight(value: object, source: str) -> int | float:
-    weight = value
-    if isinstance(value, str):
-        with suppress(ValueError):
-            weight = float(value)  # a template can give only text
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
-        raise ValueError(f"{source} is {show(value)}. Expected a number from 0.0 to 1.0.")
-    return weight
-
-
-def _read_themes(value: object, source: str) -> dict[str, Any] | None:
-    if not value:
-        return None
-    expected = "such as {'fieldsForThemeGeneration': {'itemName': 'TITLE'}}"
-    themes = read_dict(value, source, expected)
-    fields = themes.get("fieldsForThemeGeneration")
-    column = fields.get("itemName") if isinstance(fields, dict) else None
-    if not isinstance(column, str) or not re.fullmatch(_COLUMN, column, re.ASCII):
-        raise ValueError(f"{source}: got {show(value)}. Expected the name of a column, {expected}.")
-    return themes

@@ -22,9 +22,10 @@ from moto.moto_server import werkzeug_app
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
-from airflow_provider_personalize_segments.testing.control import STATUSES, PersonalizeControl
+from airflow_provider_personalize_segments.testing.control import PersonalizeControl
 from airflow_provider_personalize_segments.testing.recipes import RECIPES
 from airflow_provider_personalize_segments.testing.records import ProgressMode, StatusNames
+from airflow_provider_personalize_segments.testing.service import STATUSES
 
 LOOPBACK = "127.0.0.1"
 # Newer moto has its own, which keeps S3 metadata whose names have underscores; moto 5.1 has none.

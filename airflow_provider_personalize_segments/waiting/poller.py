@@ -20,8 +20,8 @@ from collections.abc import Iterable
 from functools import partial
 
 from airflow_provider_personalize_segments.bounded_calls import find_limit
+from airflow_provider_personalize_segments.connection_parts import ConnectionPart
 from airflow_provider_personalize_segments.connections import (
-    ConnectionPart,
     ConnectionSettings,
     SharedConnection,
     shared_connection,

@@ -18,8 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_personalize_segments.arns import is_job_arn
+from airflow_provider_personalize_segments.connection_parts import ConnectionPart
 from airflow_provider_personalize_segments.connections import (
-    ConnectionPart,
     ConnectionSettings,
     SharedConnection,
     shared_connection,
@@ -32,6 +32,7 @@ from airflow_provider_personalize_segments.errors import (
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, is_known_status
 from airflow_provider_personalize_segments.plain_json import show
 from airflow_provider_personalize_segments.watching.listing import Course, Job, ListedPage, Look
+from airflow_provider_personalize_segments.watching.subscriptions import Subscription
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
@@ -59,38 +60,6 @@ RESTART_PAUSE = 30.0
 
 Answer = TypeVar("Answer")
 log = logging.getLogger(__name__)
-
-
-class Subscription:
-    """
-    One watcher's interest in the listing. Its first look is complete.
-
-    :param interval: the most seconds between two looks
-    """
-
-    def __init__(self, interval: float) -> None:
-        self.interval = interval
-        self.future: asyncio.Future[Look | BaseException | None] | None = None
-        self._look: Look | None = None
-        self._is_new = True
-
-    def give(self, look: Look) -> None:
-        """
-        Hand a look to the watcher, or keep it until the watcher asks; several become one.
-
-        :param look: the look
-        """
-        if self._is_new and not look.is_complete:
-            return
-        self._is_new = False
-        self._look = look if self._look is None else self._look.followed_by(look)
-        if self.future is not None and not self.future.done():
-            self.future.set_result(None)
-
-    def take(self) -> Look | None:
-        """Return what was kept; ``None`` when nothing was."""
-        look, self._look = self._look, None
-        return look
 
 
 class JobLister(ConnectionPart):
