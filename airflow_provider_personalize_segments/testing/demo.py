@@ -56,10 +56,13 @@ class ExampleJobs:
 
     def __init__(self, local: LocalPersonalize) -> None:
         import boto3
+        from botocore.config import Config
 
         session = boto3.session.Session("testing", "testing", region_name="us-east-1")
         self._local = local
-        self._personalize = session.client("personalize", endpoint_url=local.endpoint_url)
+        # botocore would repeat a Create for seconds while the quota is full, and nothing else would go on.
+        once = Config(retries={"total_max_attempts": 1})
+        self._personalize = session.client("personalize", endpoint_url=local.endpoint_url, config=once)
         self._s3 = session.client("s3", endpoint_url=local.endpoint_url)
         self._s3.create_bucket(Bucket=BUCKET)
 

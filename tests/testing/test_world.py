@@ -152,6 +152,15 @@ class TestOtherTeams:
         assert 2 * module.SECONDS_OF_RUSH <= sum(full) < 4 * module.SECONDS_OF_RUSH
         assert not full[-1]
 
+    def test_ask_once_a_turn_for_a_slot_that_is_not_there(self, stage):
+        while stage.count_running() < 5:
+            stage.until(stage.now + 1)
+        for _ in range(3):
+            stage.local.clear_calls()
+            stage.until(stage.now + 1)
+            refused = [each for each in stage.local.calls if each.operation == "CreateBatchSegmentJob"]
+            assert len(refused) == 1
+
     def test_begin_no_more_after_so_many(self, local):
         stage = Stage(local, most_jobs=12)
         stage.until(45 * 20, step=15)
