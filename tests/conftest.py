@@ -88,12 +88,19 @@ class OneAirflowAfterTheOther(LoadScopeScheduling):
 
 _SHARED_RUNS = {
     "test_running_creation": "creating",
-    "test_standalone": "creating",
     "test_running_watcher": "waiting",
     "test_running_airflow": "waiting",
     "test_running_triggerer": "waiting",
     "test_openlineage": "openlineage",
 }
+
+
+_SLOW_ONES = ("test_standalone", "test_hanging_calls", "test_readme")
+"""What waits for long, or computes for long in one test: begun last, it would be waited for alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in _SLOW_ONES)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import airflow
@@ -35,8 +37,8 @@ WATCHERS = {
 class Endings:
     """Ends jobs one after the other, and kills the triggerer at the worst moments while it tells of them."""
 
-    def __init__(self, running, service):
-        self.running = running
+    def __init__(self, database, service):
+        self.database = database
         self.service = service
         self.unfinished = [f"job-{number}" for number in reversed(range(JOBS))]
         self.ended = []
@@ -51,10 +53,12 @@ class Endings:
             self.ended.append(name)
 
     def stored_events(self):
-        return self.running.query("SELECT count(*) FROM asset_event")[0][0]
+        return self.database.execute("SELECT count(*) FROM asset_event").fetchall()[0][0]
 
     def places(self):
-        return self.running.query("SELECT key, value FROM asset_state_store") if KEEPS_PLACE else []
+        if not KEEPS_PLACE:
+            return []
+        return self.database.execute("SELECT key, value FROM asset_state_store").fetchall()
 
     def looks(self):
         return self.service.calls["ListBatchSegmentJobs"]
@@ -97,8 +101,10 @@ def watched(tmp_path_factory):
     with (
         ScriptedEndpoint(service.answer) as endpoint,
         run_airflow(home, DAG_FILE, {"watchers": WATCHERS}, endpoint.connection, SETTINGS) as running,
+        # One for all questions: a new one for each takes longer than some of the moments.
+        closing(sqlite3.connect(running.database, timeout=60)) as database,
     ):
-        endings = Endings(running, service)
+        endings = Endings(database, service)
         running.wait_until(lambda: service.calls["ListBatchSegmentJobs"] > 20, "the watchers look")
         if KEEPS_PLACE:
             running.wait_until(

@@ -6,10 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -22,6 +19,7 @@ from typing import Any, NamedTuple
 
 import airflow
 import psutil
+from running_airflow.parts import Part, PartStarter
 
 from airflow_provider_personalize_segments.testing.airflow_database import put_database
 from airflow_provider_personalize_segments.testing.ports import hold_port
@@ -72,7 +70,7 @@ class RunningAirflow:
         self.database = home / "airflow.db"
         self.port = port
         self.has_api = has_api
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Part] = {}
         self.environment = os.environ | {
             "AIRFLOW_HOME": str(home),
             "AIRFLOW_CONN_AWS_DEFAULT": connection,
@@ -114,6 +112,7 @@ class RunningAirflow:
         (home / "config").mkdir()
         (home / "config" / "airflow_local_settings.py").write_text("import boto3")
         (home / "webserver_config.py").write_text('AUTH_ROLE_PUBLIC = "Admin"')
+        self.starter: PartStarter | None = None
         self._token: str | None = None
 
     # --- Its parts --------------------------------------------------------------------------------
@@ -124,19 +123,13 @@ class RunningAirflow:
             database.execute("PRAGMA journal_mode=WAL")  # who reads does not wait for who writes
 
     def start(self, name: str, *options: str) -> None:
-        with (self.home / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", name, *options],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.environment,
-                start_new_session=True,
-            )
+        self.processes[name] = self.starter.start(self.home / f"{name}.log", name, *options)
 
     def start_triggerer(self) -> None:
         self.start("triggerer", "--skip-serve-logs")
 
     def start_all(self) -> None:
+        self.starter = PartStarter(self.environment, self.home / "starter.log")
         if IS_AIRFLOW_3:
             self.start("api-server")
             self.start("dag-processor")
@@ -156,21 +149,22 @@ class RunningAirflow:
         return False
 
     def kill(self, name: str) -> None:
-        kill_session(self.processes.pop(name))
+        self.processes.pop(name).kill()
 
     def stop_all(self) -> None:
         for process in self.processes.values():
             process.terminate()
         deadline = time.monotonic() + SECONDS_TO_STOP
         for process in self.processes.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.1, deadline - time.monotonic()))
-            kill_session(process)
+            process.wait(max(0.1, deadline - time.monotonic()))
+            process.kill()
+        if self.starter is not None:
+            self.starter.stop()
 
     def check_alive(self) -> None:
         for name, process in list(self.processes.items()):
-            ended = process.poll() is not None and self.processes.get(name) is process  # not killed by us
-            assert not ended, f"airflow {name} ended with {process.returncode}"
+            ended = process.has_ended() and self.processes.get(name) is process  # not killed by us
+            assert not ended, f"airflow {name} ended"
 
     def wait_until(self, condition: Callable[[], Any], what: str | Callable[[], str]) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -318,16 +312,6 @@ def run_airflow(*parameters: Any, **named: Any) -> Iterator[RunningAirflow]:
         finally:
             running.stop_all()
             running.print_logs()
-
-
-def kill_session(leader: subprocess.Popen[bytes]) -> None:
-    """Kill a process and all that descend from it, in whatever group: Airflow gives its own to some."""
-    leader.kill()
-    for pid in psutil.pids():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getsid(pid) == leader.pid:
-                os.kill(pid, signal.SIGKILL)
-    leader.wait()
 
 
 def kill_process(pid: int) -> None:
