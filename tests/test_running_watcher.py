@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections import Counter
@@ -195,3 +196,42 @@ def test_only_the_first_event_after_a_death_tells_of_a_job_again(watched, record
 def test_no_watcher_was_made_anew_by_a_parse(watched):
     running, _ = watched
     assert running.query("SELECT count(*), max(id) FROM trigger") == [(len(WATCHERS), len(WATCHERS))]
+
+
+@pytest.mark.skipif(not KEEPS_PLACE, reason="before Airflow 3.3 each start tells of look_back again")
+def test_a_dag_hears_of_the_jobs_that_ended_while_it_was_paused(watched):
+    """The last test of this module: it adds jobs that the others do not know."""
+    running, endings = watched
+    service = endings.service
+
+    def end_a_job(name):
+        service.now = time.time()
+        service.create(name, solutionVersionArn=OTHER_VERSION)
+        service.end(name)
+
+    def pause(is_paused):
+        running.ask("PATCH", "/dags/on_other_version", {"is_paused": is_paused})
+        watchers = len(WATCHERS) - is_paused
+        # Airflow ends or begins a watcher when it parses the file.
+        os.utime(running.dags / DAG_FILE.name)
+        running.wait_until(
+            lambda: running.query("SELECT count(*) FROM trigger") == [(watchers,)], f"{watchers} watchers"
+        )
+
+    def is_told(name, asset):
+        return name in consumed_jobs(running, asset)
+
+    running.ask("PATCH", "/dags/on_other_version", {"is_paused": True})
+    end_a_job("paused-with-a-watcher")
+    running.wait_until(lambda: is_told("paused-with-a-watcher", "segments"), "the others hear of a job")
+    pause(True)
+    end_a_job("paused-without-a-watcher")
+    running.wait_until(lambda: is_told("paused-without-a-watcher", "segments"), "the others hear of a job")
+    assert not is_told("paused-with-a-watcher", "other_version")
+    assert not set().union(*stored_events(running, "other_version")) & {"paused-without-a-watcher"}
+    pause(False)
+    running.wait_until(lambda: is_told("paused-without-a-watcher", "other_version"), "it hears of the job")
+    assert is_told("paused-with-a-watcher", "other_version")
+    # It went on at its place: of the jobs before, it tells of none again but those that its last event had.
+    again = stored_events(running, "other_version")[-1] - {"paused-without-a-watcher"}
+    assert again <= stored_events(running, "other_version")[-2]
