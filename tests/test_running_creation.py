@@ -183,10 +183,12 @@ def running(module_service: Service, tmp_path_factory: pytest.TempPathFactory) -
         "tables": f"s3://{BUCKET}/tables/",
         "files": [f"s3://{BUCKET}/output-converted/items-{number:02}.json.out" for number in range(FILES)],
         "sensed": {
-            name: local.add_job(
-                BatchJobKind.SEGMENT, name, solution_version_arn=elsewhere, status="CREATE IN_PROGRESS"
-            )
-            for name in ("active", "failed")
+            name: local.add_job(BatchJobKind.SEGMENT, name, solution_version_arn=elsewhere, status=status)
+            for name, status in {
+                "active": "CREATE IN_PROGRESS",
+                "failed": "CREATE IN_PROGRESS",
+                "done": "ACTIVE",
+            }.items()
         },
     }
     settings = {
@@ -555,6 +557,22 @@ def test_links_are_there_from_the_first_seconds_on(
         assert "could not be stored" not in running.task_log(task), task
     check(*waiting)
     tell("links were there afterwards, too")
+
+
+def test_a_task_that_is_cleared_updates_its_asset_again(running: RunningAirflow) -> None:
+    kind = "asset" if IS_AIRFLOW_3 else "dataset"
+    done = f"arn:aws:personalize:{OTHER_REGION}:123456789012:batch-segment-job/done"
+
+    def updates() -> list[str]:
+        events = running.query(f"SELECT extra FROM {kind}_event WHERE source_task_id = 'announce'")
+        return [json.loads(extra)["jobArn"] for (extra,) in events]
+
+    running.trigger("announced")
+    assert running.wait_until_over("announced") == "success"
+    assert updates() == [done]
+    running.clear_task("announced", "announce")
+    running.wait_until(lambda: running.tasks("announce")["announce"][:2] == ("success", 2), "it ran again")
+    assert updates() == [done, done]
 
 
 def test_a_stopped_task_says_that_its_job_goes_on_and_creates_none(

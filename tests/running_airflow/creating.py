@@ -13,7 +13,7 @@ try:
     from airflow.sdk import DAG
 except ImportError:
     from airflow import DAG
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import AssetAlias, BaseOperator
 
 from airflow_provider_personalize_segments.operators import (
     PersonalizeCreateBatchSegmentJobOperator,
@@ -183,6 +183,9 @@ with DAG("linked", **START):
     sense("linked_sensor_in_triggerer", "active", deferrable=True)
     sense("linked_sensor_on_worker_without_xcom", "failed", do_xcom_push=False)
     sense("linked_sensor_in_triggerer_without_xcom", "failed", deferrable=True, do_xcom_push=False)
+
+with DAG("announced", **START):
+    sense("announce", "done", outlets=[AssetAlias("segments")])
 
 with DAG("stopped", **START):
     create(Create, "stopped_on_worker", deferrable=False, retries=0)

@@ -286,6 +286,11 @@ class RunningAirflow:
         """Do what "Mark as failed" does in the user interface."""
         self.ask("PATCH", self._path(dag_id, task_id, run_id), {"new_state": "failed"} | _BEFORE_3_NOT_DRY)
 
+    def clear_task(self, dag_id: str, task_id: str, run_id: str = "run") -> None:
+        """Do what "Clear" does in the user interface."""
+        body = {"dry_run": False, "dag_run_id": run_id, "task_ids": [task_id], "only_failed": False}
+        self.ask("POST", f"/dags/{dag_id}/clearTaskInstances", {**body, "reset_dag_runs": True})
+
     def fail_unfinished_runs(self) -> None:
         """Stop all that still runs or waits."""
         for dag_id, run_id in self.query("SELECT dag_id, run_id FROM dag_run WHERE state = 'running'"):
