@@ -30,11 +30,11 @@ All errors are a :class:`PersonalizeError`, too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Self
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
-from airflow_provider_personalize_segments.plain_json import clean_text, make_json_safe, show
+from airflow_provider_personalize_segments.plain_json import clean_text
 
 MAX_REASON_LENGTH = 2_000
 """Characters of what AWS says that a message repeats."""
@@ -406,42 +406,3 @@ def fail_on_invalid_parameters() -> Iterator[None]:
     except ValueError as error:
         # One sentence, not two tracebacks that say the same.
         raise InvalidParameterError(str(error)) from None
-
-
-_REFUSALS: tuple[type[AirflowFailException], ...] = (
-    PersonalizeRequestError,
-    PersonalizeJobExistsError,
-    InvalidParameterError,
-)
-
-
-def dump_error(error: Exception) -> dict[str, Any]:
-    """
-    Return an error as plain JSON, for a trigger's event.
-
-    :param error: any error; only a refusal keeps its fields
-    """
-    fields = list(getattr(error, "fields", error.args)) if isinstance(error, _REFUSALS) else None
-    dumped: dict[str, Any] = make_json_safe(
-        {"type": type(error).__name__, "text": str(error), "fields": fields}
-    )
-    return dumped
-
-
-def load_error(dumped: object) -> Exception:
-    """
-    Return the error that :func:`dump_error` made JSON of: a refusal as it was, or TriggerFailedError.
-
-    Not even ConnectionNotFoundError stays final: Airflow says so, too, when a secrets backend failed for a
-    moment. The worker had the connection just before, so a retry asks there, and its word is final.
-
-    :param dumped: what a trigger's event says of an error
-    """
-    if not isinstance(dumped, Mapping):
-        return TriggerFailedError(f"Waiting in the triggerer failed, and does not say why: {show(dumped)}.")
-    fields = dumped.get("fields")
-    for refusal in _REFUSALS:
-        if dumped.get("type") == refusal.__name__ and isinstance(fields, list):
-            with suppress(TypeError):  # not the fields of this release
-                return refusal(*fields)
-    return TriggerFailedError(f"Waiting in the triggerer failed: {dumped.get('type')}: {dumped.get('text')}")

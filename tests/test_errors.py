@@ -20,10 +20,9 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeRequestError,
     PersonalizeUnavailableError,
     TriggerFailedError,
-    dump_error,
     fail_on_invalid_parameters,
-    load_error,
 )
+from airflow_provider_personalize_segments.waiting.events import dump_error, load_error
 
 ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
 PLACE = "(batch-segment-job/weekly, us-east-1)"

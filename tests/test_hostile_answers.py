@@ -21,8 +21,6 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeJobFailedError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
-    dump_error,
-    load_error,
 )
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState
@@ -36,6 +34,7 @@ from airflow_provider_personalize_segments.plain_json import (
 )
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
+from airflow_provider_personalize_segments.waiting.events import dump_error, load_error
 from airflow_provider_personalize_segments.waiting.verdicts import ask
 
 ARN = job_arn("weekly")

@@ -27,7 +27,6 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeNoSlotError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
-    load_error,
 )
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState
@@ -40,7 +39,7 @@ from airflow_provider_personalize_segments.parameters import read_dict
 from airflow_provider_personalize_segments.plain_json import show
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
-from airflow_provider_personalize_segments.waiting.events import read_creation_event, read_event
+from airflow_provider_personalize_segments.waiting.events import load_error, read_creation_event, read_event
 from airflow_provider_personalize_segments.waiting.verdicts import (
     Reporter,
     Verdict,

@@ -33,7 +33,7 @@ from airflow_provider_personalize_segments.creating import requests, steps
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.output import publishing, task
 from airflow_provider_personalize_segments.testing.airflow_database import put_database
-from airflow_provider_personalize_segments.waiting import verdicts
+from airflow_provider_personalize_segments.waiting import events, verdicts
 from airflow_provider_personalize_segments.watching import assets, lister
 from airflow_provider_personalize_segments.watching import trigger as watcher
 
@@ -267,7 +267,7 @@ def messages():
     for module in (verdicts, operators, steps, lister, watcher):
         yield re.sub(r'"\s*"|%[sdr]', "", inspect.getsource(module))
     yield str(errors.PersonalizeJobTimeoutError(arn, None, 60))
-    yield str(errors.load_error({"type": "KeyError", "text": "x"}))
+    yield str(events.load_error({"type": "KeyError", "text": "x"}))
     yield f"Not yet: {verdicts.make_silence(arn, None, 5).no_answer}"
     with pytest.raises(errors.PersonalizeRequestError) as refused:
         hooks.PersonalizeHook(aws_conn_id=None, verify="/no/such.pem").describe_job(arn)

@@ -24,7 +24,6 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeJobTimeoutError,
     PersonalizeRequestError,
     TriggerFailedError,
-    load_error,
 )
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
@@ -38,6 +37,7 @@ from airflow_provider_personalize_segments.triggers import (
 from airflow_provider_personalize_segments.waiting.events import (
     EVENT_VERSION,
     Outcome,
+    load_error,
     read_creation_event,
     read_event,
 )

@@ -16,7 +16,6 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeUnavailableError,
     S3UnavailableError,
     fail_on_invalid_parameters,
-    load_error,
 )
 from airflow_provider_personalize_segments.jobs import JobState, classify_status
 from airflow_provider_personalize_segments.links import has_links
@@ -267,7 +266,11 @@ class JobCreatingTask(JobWaitingTask):
         :param request: the members of the Create request but the name
         """
         from airflow_provider_personalize_segments.creating.once import Attempt, Plan
-        from airflow_provider_personalize_segments.waiting.events import Outcome, read_creation_event
+        from airflow_provider_personalize_segments.waiting.events import (
+            Outcome,
+            load_error,
+            read_creation_event,
+        )
 
         ending = read_creation_event(event, self.kind)
         if job_name and request:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from airflow_provider_personalize_segments.airflow_compat import AirflowFailException
 from airflow_provider_personalize_segments.arns import is_job_arn
-from airflow_provider_personalize_segments.errors import TriggerFailedError
+from airflow_provider_personalize_segments.errors import (
+    InvalidParameterError,
+    PersonalizeJobExistsError,
+    PersonalizeRequestError,
+    TriggerFailedError,
+)
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, classify_status
-from airflow_provider_personalize_segments.plain_json import show
+from airflow_provider_personalize_segments.plain_json import make_json_safe, show
 
 EVENT_VERSION = 1
 
@@ -39,7 +47,7 @@ class Event:
     :param job: the job as Describe last gave it; ``None`` when AWS never did
     :param reason: why there is no job yet; ``None`` when there is one
     :param is_unanswered: whether a Create had no answer, so that a job of its name is the task's own
-    :param error: the error that ended the trigger, as :func:`~.errors.dump_error` gives it, or ``None``
+    :param error: the error that ended the trigger, as :func:`dump_error` gives it, or ``None``
     """
 
     outcome: str
@@ -102,3 +110,42 @@ def _unknown(payload: object, task: str) -> TriggerFailedError:
         f"The trigger's event is unknown, which is no success: {show(payload)}. If the package was just "
         f"updated, restart the triggerer. (the task {task})"
     )
+
+
+_REFUSALS: tuple[type[AirflowFailException], ...] = (
+    PersonalizeRequestError,
+    PersonalizeJobExistsError,
+    InvalidParameterError,
+)
+
+
+def dump_error(error: Exception) -> dict[str, Any]:
+    """
+    Return an error as plain JSON, for a trigger's event.
+
+    :param error: any error; only a refusal keeps its fields
+    """
+    fields = list(getattr(error, "fields", error.args)) if isinstance(error, _REFUSALS) else None
+    dumped: dict[str, Any] = make_json_safe(
+        {"type": type(error).__name__, "text": str(error), "fields": fields}
+    )
+    return dumped
+
+
+def load_error(dumped: object) -> Exception:
+    """
+    Return the error that :func:`dump_error` made JSON of: a refusal as it was, or TriggerFailedError.
+
+    Not even ConnectionNotFoundError stays final: Airflow says so, too, when a secrets backend failed for a
+    moment. The worker had the connection just before, so a retry asks there, and its word is final.
+
+    :param dumped: what a trigger's event says of an error
+    """
+    if not isinstance(dumped, Mapping):
+        return TriggerFailedError(f"Waiting in the triggerer failed, and does not say why: {show(dumped)}.")
+    fields = dumped.get("fields")
+    for refusal in _REFUSALS:
+        if dumped.get("type") == refusal.__name__ and isinstance(fields, list):
+            with suppress(TypeError):  # not the fields of this release
+                return refusal(*fields)
+    return TriggerFailedError(f"Waiting in the triggerer failed: {dumped.get('type')}: {dumped.get('text')}")

@@ -14,7 +14,6 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeOutputError,
     TriggerFailedError,
     fail_on_invalid_parameters,
-    load_error,
 )
 from airflow_provider_personalize_segments.jobs import JobState
 from airflow_provider_personalize_segments.links import LINKS, has_links, push_links
@@ -257,7 +256,7 @@ class JobWaitingTask(PersonalizeTask):
         :param event: the event; any other than our trigger's is an error
         :returns: what the task returns when the job is ACTIVE
         """
-        from airflow_provider_personalize_segments.waiting.events import Outcome, read_event
+        from airflow_provider_personalize_segments.waiting.events import Outcome, load_error, read_event
 
         ending = read_event(event, self.awaited_arn)
         outcome, job = ending.outcome, ending.job or {}

@@ -13,10 +13,10 @@ from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_personalize_segments.arns import parse_job_arn
 from airflow_provider_personalize_segments.base_trigger import StoredTrigger
-from airflow_provider_personalize_segments.errors import PersonalizeRequestError, dump_error
+from airflow_provider_personalize_segments.errors import PersonalizeRequestError
 from airflow_provider_personalize_segments.jobs import JobState
 from airflow_provider_personalize_segments.plain_json import make_json_safe
-from airflow_provider_personalize_segments.waiting.events import Event, Outcome
+from airflow_provider_personalize_segments.waiting.events import Event, Outcome, dump_error
 from airflow_provider_personalize_segments.waiting.poller import shared_poller
 from airflow_provider_personalize_segments.waiting.verdicts import (
     CANNOT_CANCEL,
