@@ -30,7 +30,7 @@ from airflow_provider_personalize_segments.operators import (
 )
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.testing import LocalPersonalize
-from airflow_provider_personalize_segments.testing.demo import ExampleJobs
+from airflow_provider_personalize_segments.testing.example_jobs import ExampleJobs
 
 ROLE = "arn:aws:iam::123456789012:role/PersonalizeS3Access"
 CREATE, DESCRIBE = "CreateBatchSegmentJob", "DescribeBatchSegmentJob"

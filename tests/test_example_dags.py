@@ -18,7 +18,7 @@ import pytest
 from airflow_provider_personalize_segments.errors import PersonalizeJobFailedError
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.testing import LocalPersonalize
-from airflow_provider_personalize_segments.testing.demo import EXAMPLE_INPUT, ExampleJobs
+from airflow_provider_personalize_segments.testing.example_jobs import EXAMPLE_INPUT, ExampleJobs
 from airflow_provider_personalize_segments.testing.world import World
 
 # Airflow 2 looks an alias up in its database while it loads a DAG that is scheduled on it.

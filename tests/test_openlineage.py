@@ -43,7 +43,7 @@ from airflow_provider_personalize_segments.lineage import (
 )
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 from airflow_provider_personalize_segments.testing import LocalPersonalize
-from airflow_provider_personalize_segments.testing.demo import EXAMPLE_INPUT, ExampleJobs
+from airflow_provider_personalize_segments.testing.example_jobs import EXAMPLE_INPUT, ExampleJobs
 
 TESTS = Path(__file__).parent
 REASON = "Invalid S3 input path"

@@ -21,7 +21,7 @@ from airflow_provider_personalize_segments.jobs import (
     JobState,
     classify_status,
 )
-from airflow_provider_personalize_segments.testing.demo import BUCKET, ExampleJobs
+from airflow_provider_personalize_segments.testing.example_jobs import BUCKET, ExampleJobs
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.testing.server import LocalPersonalize

@@ -19,12 +19,11 @@ import pytest
 import airflow_provider_personalize_segments as package
 from airflow_provider_personalize_segments.testing import LocalPersonalize
 from airflow_provider_personalize_segments.testing.demo import (
-    BUCKET,
     WITHOUT_PARQUET,
     Demo,
-    ExampleJobs,
     describe_next_steps,
 )
+from airflow_provider_personalize_segments.testing.example_jobs import BUCKET, ExampleJobs
 
 PROJECT = Path(__file__).parent.parent.parent
 

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.testing.demo import EXAMPLE_INPUT, PICTURE, USERS_PER_SEGMENT
+from airflow_provider_personalize_segments.testing.demo import PICTURE, USERS_PER_SEGMENT
+from airflow_provider_personalize_segments.testing.example_jobs import EXAMPLE_INPUT
 from airflow_provider_personalize_segments.testing.output import Population
 from airflow_provider_personalize_segments.testing.picture import (
     MOST_CHARACTERS,

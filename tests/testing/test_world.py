@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS
 from airflow_provider_personalize_segments.testing import LocalPersonalize
 from airflow_provider_personalize_segments.testing import world as module
-from airflow_provider_personalize_segments.testing.demo import ROLE_ARN
+from airflow_provider_personalize_segments.testing.example_jobs import ROLE_ARN
 from airflow_provider_personalize_segments.testing.world import World, living
 
 SEGMENT, INFERENCE = BATCH_JOB_KINDS
