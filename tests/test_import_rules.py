@@ -27,6 +27,7 @@ HEAVY = (
     "pyarrow",
     "airflow.providers.amazon",
     "airflow.providers.openlineage",
+    f"{NAME}.clients",
     f"{NAME}.hooks",
     f"{NAME}.connections",
     f"{NAME}.creating.once",
@@ -142,7 +143,7 @@ def test_nothing_needs_the_local_personalize_and_waiting_not_creating(module):
     if module.startswith("testing"):
         own = {name for name in names if name in MODULES and not name.startswith("testing")}
         # Running a DAG takes a pause away that only a scheduler and a worker need.
-        assert own <= {"arns", "jobs", *(["waiting.trigger"] if module == "testing.runs" else [])}
+        assert own <= {"arns", "jobs", *(["waiting.trigger"] if module == "testing.short_waits" else [])}
 
 
 def loaded_by(statement, before=""):
