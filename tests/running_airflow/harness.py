@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -221,6 +222,16 @@ class RunningAirflow:
         """Return what a task logged, on workers and in triggerers, in all its tries or one."""
         name = "*.log*" if attempt is None else f"attempt={attempt}.log*"
         return "".join(path.read_text() for path in self.home.glob(f"logs/**/task_id={task_id}/{name}"))
+
+    def lost_tasks(self) -> set[str]:
+        """
+        Return the tasks that Airflow has taken for lost though they had deferred.
+
+        On SQLite its scheduler can read what a task's state was before. It then ends or repeats the task,
+        whoever wrote the operator.
+        """
+        log = (self.home / "scheduler.log").read_text(errors="replace")
+        return set(re.findall(r"reported that the task instance <TaskInstance: \w+\.(\S+) ", log))
 
     def print_logs(self) -> None:
         for path in sorted(self.home.glob("*.log")):
