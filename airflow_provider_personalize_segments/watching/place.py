@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -132,6 +133,36 @@ class Place:
             )
         except (TypeError, LookupError, AttributeError) as error:
             raise ValueError(f"no place of a watcher: {error}") from None
+
+
+class Settling:
+    """
+    The places whose events Airflow says it has stored, until that can be believed.
+
+    Airflow says so, too, of an event whose trigger it has removed just before, as when a DAG was paused, and
+    tells no DAG of it. It ends such a trigger soon after. So a place counts once the watcher has outlived its
+    event for a while.
+
+    :param seconds: how long
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._places: deque[tuple[float, Place]] = deque()
+
+    def settle(self, place: Place, now: float) -> Place | None:
+        """
+        Add a place, and return the newest one that has come to count since the last time; or ``None``.
+
+        :param place: the place after an event that was stored just now, or after a look without an event
+        :param now: seconds, of any clock that never goes back
+        """
+        settled = None
+        if not self._places or self._places[-1][1] != place:
+            self._places.append((now, place))
+        while self._places and self._places[0][0] <= now - self._seconds:
+            settled = self._places.popleft()[1]
+        return settled
 
 
 def _forget_old(told: Mapping[str, float | None], known_until: float) -> dict[str, float | None]:

@@ -33,7 +33,7 @@ from airflow_provider_personalize_segments.parameters import (
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.watching.lister import watch
 from airflow_provider_personalize_segments.watching.listing import Job, Look
-from airflow_provider_personalize_segments.watching.place import Place
+from airflow_provider_personalize_segments.watching.place import Place, Settling
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.watching.deliveries import Delivery
@@ -45,8 +45,8 @@ ENDINGS = {
 }
 SHORTEST_INTERVAL = 0.1
 """Seconds between two looks, whatever ``poll_interval`` says."""
-
-
+SETTLING = 10.0
+"""Seconds that a watcher must outlive a stored event; Airflow ends one that it has removed within two."""
 MANY_JOBS = 1_000
 """Jobs in a look that are judged in a thread."""
 
@@ -70,9 +70,9 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
     ``failureReason``. Each job arrives at least once. After a restart of the triggerer one may arrive again:
     tell it by its ARN.
 
-    From Airflow 3.3 on the watcher keeps its place in the asset's state store, and moves it only when Airflow
-    has stored the event. Before, and at its very first start, it begins with the jobs that ended within
-    ``look_back``. It needs Airflow 3.0 or later.
+    From Airflow 3.3 on the watcher keeps its place in the asset's state store, and moves it when Airflow has
+    stored the event, and 10 seconds are over. Before, and at its very first start, it begins with the jobs
+    that ended within ``look_back``. It needs Airflow 3.0 or later.
 
     Watchers with the same connection settings and kind share their calls. The trigger never ends, and a fault
     does not end it.
@@ -142,6 +142,7 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
         self._place: Place | None = None
         self._rest: dict[str, Job] = {}
         self._kept: Place | None = None
+        self._settling = Settling(SETTLING)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the parameters from which Airflow makes this trigger anew."""
@@ -197,7 +198,7 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
                 continue
             missed = None
             events, place = await self._take(look)
-            delivery.when_stored = partial(self._keep_place, place)
+            delivery.when_stored = partial(self._settle, place)
             for event in events:
                 yield event
 
@@ -256,6 +257,11 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
             # At once: what ends until the first look is not to depend on when that is.
             await self._keep_place(self._place)
         return True
+
+    async def _settle(self, place: Place) -> None:
+        settled = self._settling.settle(place, time.monotonic())
+        if settled is not None:
+            await self._keep_place(settled)
 
     async def _keep_place(self, place: Place) -> None:
         if place == self._kept:

@@ -13,7 +13,7 @@ from scripted_endpoint import SOLUTION_VERSION_ARN, job_arn
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState
 from airflow_provider_personalize_segments.watching import place as places
 from airflow_provider_personalize_segments.watching.listing import OVERLAP, Job, Look
-from airflow_provider_personalize_segments.watching.place import Place
+from airflow_provider_personalize_segments.watching.place import Place, Settling
 
 NOW = 1_790_000_000.0
 HOUR = 3600.0
@@ -176,3 +176,21 @@ JSON = st.recursive(
 def test_what_is_no_place_is_an_error_and_no_other(dumped):
     with pytest.raises(ValueError, match=r"no place of a watcher|another version|Invalid isoformat"):
         Place.load(dumped)
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 3)), min_size=1))
+def test_a_place_counts_when_it_is_old_enough_and_then_for_certain(looks):
+    settling, now, added, kept = Settling(10.0), 0.0, [], None
+    for pause, since in looks:
+        now += pause
+        place = Place(float(since))
+        if not added or added[-1][1] != place:
+            added.append((now, place))
+        settled = settling.settle(place, now)
+        old = [each for moment, each in added if moment <= now - 10.0]
+        if settled is not None:
+            assert settled == old[-1]
+            kept = settled
+        # The newest that is old enough is kept, now or before.
+        assert kept == (old[-1] if old else None)
+    assert (settling.settle(added[-1][1], now + 10.5) or kept) == added[-1][1]

@@ -19,6 +19,7 @@ from airflow_provider_personalize_segments.errors import InvalidWatcherError
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobEventTrigger
 from airflow_provider_personalize_segments.watching import lister
+from airflow_provider_personalize_segments.watching import trigger as watcher_module
 
 HAS_STATE_STORE = not airflow.__version__.startswith(("2.", "3.0.", "3.1.", "3.2."))
 needs_watchers = pytest.mark.skipif(not has_asset_watchers(), reason="Airflow 2 has no watchers")
@@ -186,6 +187,7 @@ class TestPlace:
     @pytest.fixture
     def service(self, monkeypatch):
         monkeypatch.setattr(lister, "MAX_BACKOFF", 0.2)
+        monkeypatch.setattr(watcher_module, "SETTLING", 0.2)
         service = ListingService(now=time.time())
         with ScriptedEndpoint(service.answer) as endpoint:
             monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", endpoint.connection)
@@ -215,6 +217,39 @@ class TestPlace:
             return first.names, second.names, third.names
 
         assert asyncio.run(main()) == (["one"], ["one"], [])
+
+    def test_an_event_that_airflow_stored_for_nobody_comes_again(self, service, monkeypatch):
+        """It was stored just when the DAG was paused; see test_airflow_does_not_say_so below."""
+        monkeypatch.setattr(watcher_module, "SETTLING", 60.0)
+        store = Store()
+        service.create("one")
+
+        async def main():
+            first = Triggerer(store)
+            await next_looks(service)
+            service.end("one")
+            await until(lambda: first.events)
+            first.store_events()
+            await next_looks(service)
+            await first.stop()
+            assert store.told == set()
+            second = Triggerer(store)
+            await until(lambda: second.events)
+            await second.stop()
+            return second.names
+
+        assert asyncio.run(main()) == ["one"]
+
+    @pytest.mark.usefixtures("_airflow_database")
+    def test_airflow_does_not_say_so(self):
+        from airflow.models.asset import AssetEvent
+        from airflow.models.trigger import Trigger
+        from airflow.triggers.base import TriggerEvent
+        from airflow.utils.session import create_session
+
+        Trigger.submit_event(trigger_id=999_999, event=TriggerEvent([{"jobName": "one"}]))
+        with create_session() as session:
+            assert session.query(AssetEvent).count() == 0
 
     def test_what_ends_while_no_triggerer_runs_arrives_however_long_that_takes(self, service):
         store = Store()
