@@ -4,10 +4,13 @@
 #   make test AIRFLOW=2.11             another line: 3.3 (the default), 3.2, 3.1, 3.0, 2.11, lowest
 #   make test PYTHON=python3.13        another Python
 #   make test TESTS="tests/test_jobs.py -x"
+#   make test WORKERS=2                so many tests at a time
 
 AIRFLOW ?= 3.3
 PYTHON ?= python3
 TESTS ?=
+# Most tests wait more than they compute, so each core carries two workers.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 VENV := .venv/$(AIRFLOW)-$(notdir $(patsubst %/bin/python,%,$(PYTHON)))
 BIN := $(VENV)/bin
@@ -39,9 +42,8 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 demo: $(READY)  ## Run three DAGs on a local Personalize: create a job, wait for one that fails, make a table
 	@$(BIN)/python -m airflow_provider_personalize_segments.testing.demo
 
-# Most tests wait more than they compute, so each core carries two workers.
 test: $(READY)  ## Run the tests
-	@$(BIN)/python -m pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist load --durations 25 $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist load --durations 25 $(TESTS)
 
 lint: $(READY)  ## Check format, style and types
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff --quiet .; exit 1; }
