@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import airflow
 import psutil
-from running_airflow.parts import Part, PartStarter
+from running_airflow.parts import Part, PartStarter, start_part
 
 from airflow_provider_personalize_segments.testing.airflow_database import put_database
 from airflow_provider_personalize_segments.testing.ports import hold_port
@@ -124,7 +124,13 @@ class RunningAirflow:
             database.execute("PRAGMA journal_mode=WAL")  # who reads does not wait for who writes
 
     def start(self, name: str, *options: str) -> None:
-        self.processes[name] = self.starter.start(self.home / f"{name}.log", name, *options)
+        log = self.home / f"{name}.log"
+        if name == "scheduler":
+            # Forked, its workers would be so quick that Airflow 3.0 starts a task before it has stored that
+            # the task is queued, and fails it.
+            self.processes[name] = start_part(self.environment, log, name, *options)
+        else:
+            self.processes[name] = self.starter.start(log, name, *options)
 
     def start_triggerer(self) -> None:
         self.start("triggerer", "--skip-serve-logs")

@@ -20,7 +20,6 @@ from pathlib import Path
 import psutil
 
 IMPORTED = (
-    "airflow.jobs.scheduler_job_runner",
     "airflow.jobs.triggerer_job_runner",
     "airflow.dag_processing.manager",
     # From Airflow 3 on.
@@ -33,10 +32,12 @@ class Part:
     A process of Airflow's, and all that descend from it.
 
     :param pid: its process ID, which is its session's, too
+    :param child: the process, when it is a child of this one
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
         self.pid = pid
+        self._child = child
         self._process = psutil.Process(pid)
 
     def has_ended(self) -> bool:
@@ -66,6 +67,27 @@ class Part:
                 if os.getsid(pid) == self.pid:
                     os.kill(pid, signal.SIGKILL)
         self.wait(60)
+        if self._child is not None:
+            self._child.wait()
+
+
+def start_part(environment: Mapping[str, str], log: Path, *arguments: str) -> Part:
+    """
+    Start a part as a person does, without any import in advance.
+
+    :param environment: its environment
+    :param log: where it writes what it has to say
+    :param arguments: as in ``airflow <arguments>``
+    """
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "airflow", *arguments],
+            stdout=file,
+            stderr=file,
+            env=dict(environment),
+            start_new_session=True,
+        )
+    return Part(process.pid, process)
 
 
 class PartStarter:
