@@ -1,4 +1,4 @@
-"""What lives on the triggerer's event loop and works for many triggers, by way of a shared connection."""
+"""The base of all that works on the triggerer's loop for many triggers, by way of a shared connection."""
 
 from __future__ import annotations
 

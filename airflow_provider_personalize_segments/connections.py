@@ -44,10 +44,10 @@ Answer = TypeVar("Answer")
 
 
 class ClosablePart(Protocol):
-    """What a connection knows of the parts that use it."""
+    """A part that uses a connection, as the connection knows it."""
 
     def close(self) -> None:
-        """Give up what it does, and leave the connection."""
+        """Give up the part's work, and leave the connection."""
 
 
 Part = TypeVar("Part", bound=ClosablePart)

@@ -97,7 +97,7 @@ _SHARED_RUNS = {
 
 
 _SLOW_ONES = ("test_standalone", "test_hanging_calls", "test_readme")
-"""What waits for long, or computes for long in one test: begun last, it would be waited for alone."""
+"""Modules with tests that wait or compute for long. Begun last, one would keep a single worker busy."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

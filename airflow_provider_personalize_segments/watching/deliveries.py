@@ -19,7 +19,7 @@ class Delivery:
     def __init__(self, look: Look) -> None:
         self.look = look
         self.when_stored: Callable[[], Awaitable[None]] | None = None
-        """What to do once Airflow says that it has stored the event, if the watcher made one of it."""
+        """Is called once Airflow has reported as stored what the watcher made of the look, be it no event."""
 
 
 class Deliveries(find_shared_stream_producer()):  # type: ignore[misc]  # a class that only Airflow 3.3 has

@@ -137,11 +137,11 @@ class Place:
 
 class Settling:
     """
-    The places whose events Airflow says it has stored, until that can be believed.
+    The places whose events Airflow has reported as stored, until the watcher may keep them.
 
-    Airflow says so, too, of an event whose trigger it has removed just before, as when a DAG was paused, and
-    tells no DAG of it. It ends such a trigger soon after. So a place counts once the watcher has outlived its
-    event for a while.
+    Airflow reports an event as stored even if it has just removed the watcher, as when a DAG was paused. No
+    DAG hears of such an event, and Airflow ends the watcher soon after. So a place counts once the watcher
+    has outlived the event for a while.
 
     :param seconds: how long
     """

@@ -1,4 +1,4 @@
-"""What a watcher has of the looks at the listing, until it takes them."""
+"""Looks at the listing on their way to one watcher."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ ENDINGS = {
 SHORTEST_INTERVAL = 0.1
 """Seconds between two looks, whatever ``poll_interval`` says."""
 SETTLING = 10.0
-"""Seconds that a watcher must outlive a stored event; Airflow ends one that it has removed within two."""
+"""Seconds that a watcher must outlive a stored event. Airflow ends a removed watcher within about two."""
 MANY_JOBS = 1_000
 """Jobs in a look that are judged in a thread."""
 

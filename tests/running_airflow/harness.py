@@ -233,11 +233,13 @@ class RunningAirflow:
         """
         Return the tasks that Airflow has taken for lost though they had deferred.
 
-        On SQLite its scheduler can read what a task's state was before. It then ends or repeats the task,
-        whoever wrote the operator.
+        On SQLite the scheduler can read a task's state from before the deferral, which is "running". It then
+        fails or repeats the task, whichever operator that is.
         """
         log = (self.home / "scheduler.log").read_text(errors="replace")
-        return set(re.findall(r"reported that the task instance <TaskInstance: \w+\.(\S+) ", log))
+        # In any other state than "running", the event of a trigger of ours may have come too early.
+        line = r"reported that the task instance <TaskInstance: \w+\.(\S+) .*\[running\]> finished with"
+        return set(re.findall(line, log))
 
     def print_logs(self) -> None:
         for path in sorted(self.home.glob("*.log")):

@@ -41,7 +41,7 @@ class Part:
         self._process = psutil.Process(pid)
 
     def has_ended(self) -> bool:
-        # What started it does not ask for its end, so it stays as a zombie, and so does its process ID.
+        # Neither PartStarter nor Part reaps a process before it is killed, so an ended one stays as a zombie.
         try:
             return self._process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
@@ -146,7 +146,7 @@ def run_part(log: str, arguments: list[str]) -> None:
 
 def main() -> None:
     orders, answers = sys.stdin, os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what is printed on import is no answer
+    os.dup2(2, 1)  # Airflow prints while it is imported, and only process IDs are answers
     for name in ("airflow.__main__", *IMPORTED):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)

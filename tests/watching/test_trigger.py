@@ -182,6 +182,15 @@ class Triggerer:
         await self.streams.stop_all()
 
 
+async def tell_of_one(service, store):
+    """Return a watcher that has told of the job "one", which ended while it watched."""
+    watcher = Triggerer(store)
+    await next_looks(service)
+    service.end("one")
+    await until(lambda: watcher.events)
+    return watcher
+
+
 @needs_state_store
 class TestPlace:
     @pytest.fixture
@@ -198,10 +207,7 @@ class TestPlace:
         service.create("one")
 
         async def main():
-            first = Triggerer(store)
-            await next_looks(service)
-            service.end("one")
-            await until(lambda: first.events)
+            first = await tell_of_one(service, store)
             await next_looks(service)
             assert store.told == set()
             await first.stop()
@@ -225,10 +231,7 @@ class TestPlace:
         service.create("one")
 
         async def main():
-            first = Triggerer(store)
-            await next_looks(service)
-            service.end("one")
-            await until(lambda: first.events)
+            first = await tell_of_one(service, store)
             first.store_events()
             await next_looks(service)
             await first.stop()
