@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_personalize_segments.airflow_compat import conf
 from airflow_provider_personalize_segments.creating.task import CreateBatchJobOperator
-from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
-from airflow_provider_personalize_segments.jobs import BatchJobKind, normalize_status
+from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.output.task import OutputToParquetOperator
-from airflow_provider_personalize_segments.parameters import (
-    read_count,
-    read_datetime,
-    read_statuses,
-    read_text,
-)
-from airflow_provider_personalize_segments.plain_json import make_json_safe
-from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS, PersonalizeTask
+from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS, DEFAULT_DEFERRABLE, PersonalizeTask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from airflow_provider_personalize_segments.airflow_compat import Context
-
-_BEFORE_ALL_JOBS = datetime.min.replace(tzinfo=UTC)
 
 
 class ListBatchJobsOperator(PersonalizeTask):
@@ -108,63 +95,10 @@ class ListBatchJobsOperator(PersonalizeTask):
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """List, filter and sort."""
+        from airflow_provider_personalize_segments.listed_jobs import list_jobs
+
         with self.told_failure():
-            return self._list()
-
-    def _list(self) -> list[dict[str, Any]]:
-        with fail_on_invalid_parameters():
-            statuses = read_statuses(self.statuses, self.source_of("statuses"))
-            after = read_datetime(self.created_after, self.source_of("created_after"))
-            before = read_datetime(self.created_before, self.source_of("created_before"))
-            prefix = read_text(self.job_name_prefix, self.source_of("job_name_prefix")) or ""
-            max_items = read_count(self.max_items, self.source_of("max_items"))
-            if after and before and after >= before:
-                raise ValueError(
-                    f"{self.source_of('created_after')}: {after.isoformat()} is not before created_before, "
-                    f"{before.isoformat()}, so no job could match."
-                )
-
-        def matches(summary: Mapping[str, Any]) -> bool:
-            created = _created(summary)
-            return (
-                str(summary.get("jobName", "")).startswith(prefix)
-                and (statuses is None or normalize_status(str(summary.get("status", ""))) in statuses)
-                and (after is None or created >= after)
-                and (before is None or created < before)
-            )
-
-        listed = list(self.hook.list_jobs(self.kind, self.solution_version_arn or None))
-        found = sorted(
-            filter(matches, listed),
-            key=lambda summary: (_created(summary), summary[self.kind.arn_member]),
-            reverse=True,
-        )[:max_items]
-        self.log.info(
-            "%d of %d %ss match%s.",
-            len(found),
-            len(listed),
-            self.kind.title,
-            "" if max_items is None else f", at most {max_items} asked for",
-        )
-        self._warn_about_length(len(found))
-        summaries: list[dict[str, Any]] = make_json_safe(found)
-        return summaries
-
-    def _warn_about_length(self, length: int) -> None:
-        max_map_length = conf.getint("core", "max_map_length", fallback=1024)
-        if length > max_map_length:
-            self.log.warning(
-                "%d jobs are more than [core] max_map_length = %d: a task mapped over this list would fail. "
-                "Narrow the list with max_items, created_after, statuses or job_name_prefix, or raise "
-                "max_map_length.",
-                length,
-                max_map_length,
-            )
-
-
-def _created(summary: Mapping[str, Any]) -> datetime:
-    """Return when a job was created; one without a date counts as older than all others."""
-    return summary.get("creationDateTime") or _BEFORE_ALL_JOBS
+            return list_jobs(self)
 
 
 class PersonalizeListBatchSegmentJobsOperator(ListBatchJobsOperator):
@@ -241,6 +175,11 @@ class PersonalizeCreateBatchInferenceJobOperator(CreateBatchJobOperator):
         "batch_inference_job_mode",
         "theme_generation_config",
     )
+    own_request_parameters: ClassVar[dict[str, str]] = {
+        "config": "batch_inference_job_config",
+        "mode": "batch_inference_job_mode",
+        "themes": "theme_generation_config",
+    }
 
     def __init__(
         self,
@@ -262,7 +201,7 @@ class PersonalizeCreateBatchInferenceJobOperator(CreateBatchJobOperator):
         check_input: bool = False,
         max_error_rate: float | str | None = None,
         wait_for_completion: bool = True,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        deferrable: bool = DEFAULT_DEFERRABLE,
         poll_interval: float | str | timedelta = 60,
         timeout: float | str | timedelta | None = None,
         aws_conn_id: str | None = "aws_default",
@@ -299,14 +238,7 @@ class PersonalizeCreateBatchInferenceJobOperator(CreateBatchJobOperator):
         self.batch_inference_job_config = batch_inference_job_config
         self.batch_inference_job_mode = batch_inference_job_mode
         self.theme_generation_config = theme_generation_config
-        self._written["batch_inference_job_config"] = batch_inference_job_config
-
-    def _request_parameters(self, context: Context) -> dict[str, Any]:
-        return super()._request_parameters(context) | {
-            "config": self._render_text("batch_inference_job_config", dict, context),
-            "mode": self.batch_inference_job_mode,
-            "themes": self.theme_generation_config,
-        }
+        self.written["batch_inference_job_config"] = batch_inference_job_config
 
 
 class PersonalizeSegmentsToParquetOperator(OutputToParquetOperator):

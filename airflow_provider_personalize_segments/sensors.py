@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_personalize_segments.airflow_compat import (
-    AirflowFailException,
-    AirflowSensorTimeout,
-    AirflowSkipException,
-    BaseSensorOperator,
-    conf,
-    find_first_start,
-)
-from airflow_provider_personalize_segments.errors import InvalidParameterError, fail_on_invalid_parameters
+from airflow_provider_personalize_segments.airflow_compat import BaseSensorOperator
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.parameters import read_bool
-from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS
+from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS, DEFAULT_DEFERRABLE
 from airflow_provider_personalize_segments.waiting.task import JobWaitingTask
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import Context
-    from airflow_provider_personalize_segments.waiting.pace import Pace
+    from airflow_provider_personalize_segments.waiting.sensing import SensorSteps
 
 
 class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
@@ -72,7 +60,7 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
         self,
         *,
         job_arn: str,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        deferrable: bool = DEFAULT_DEFERRABLE,
         max_error_rate: float | str | None = None,
         aws_conn_id: str | None = "aws_default",
         region_name: str | None = None,
@@ -90,7 +78,7 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
         self.job_arn = job_arn
         self.deferrable = deferrable
         self.max_error_rate = max_error_rate
-        self._has_error_limit = max_error_rate is not None
+        self.has_error_limit = max_error_rate is not None
 
     @property
     def arn_region(self) -> str:
@@ -99,89 +87,17 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
 
         return parse_job_arn(self.job_arn, self.kind, source=self.source_of("job_arn")).region
 
-    @property
-    def awaited_arn(self) -> str:
-        """``job_arn``."""
-        return self.job_arn
-
-    @property
-    def known_job(self) -> Mapping[str, Any]:
-        """Its ARN."""
-        return {self.kind.arn_member: self.job_arn}
-
-    @property
-    def pace(self) -> Pace:
-        """What Airflow's own parameters say."""
-        from airflow_provider_personalize_segments.waiting.pace import Pace
-
-        return Pace(
-            self.poke_interval,
-            self.timeout,
-            self.exponential_backoff,
-            self.max_wait.total_seconds() if self.max_wait else None,
-            self.silent_fail,
-        )
-
     def execute(self, context: Context) -> Any:
         """Check what was rendered, then wait until the job is done."""
         with self.told_failure():
-            with fail_on_invalid_parameters():
-                deferrable = read_bool(self.deferrable, self.source_of("deferrable"))
-                _ = self.error_limit
-            _ = self.hook  # raises what is wrong outside poke, where soft_fail and never_fail would hide it
-            return self._poke_and_defer(context) if deferrable else self._poke_until_done(context)
+            return self.steps.execute(context)
 
-    def _poke_until_done(self, context: Context) -> Any:
-        """Let Airflow's own loop poke, in both of its modes; only its words about a timeout are replaced."""
-        self._begin(context)
-        try:
-            # Unwrapped: Airflow 2.11 takes a call from a subclass for one from outside a task.
-            return inspect.unwrap(BaseSensorOperator.execute)(self, context)
-        except AirflowSensorTimeout:
-            raise self._timeout_error() from None
-        except AirflowSkipException as skip:
-            if skip.__cause__ is None and "timed out" not in str(skip):
-                raise  # a subclass's own
-            reason = skip.__cause__ or self._timeout_error()
-            raise AirflowSkipException(str(reason)) from reason
+    @property
+    def steps(self) -> SensorSteps:
+        """What a worker does for this sensor."""
+        from airflow_provider_personalize_segments.waiting.sensing import SensorSteps
 
-    def _begin(self, context: Context) -> None:
-        """Say what will happen; in mode ``reschedule``, where each question is a new process, only once."""
-        start, now, pace = self._start(context), datetime.now(UTC), self.pace
-        first = None
-        if self.reschedule:
-            with suppress(Exception):  # no log line is worth a task
-                first = find_first_start(context, self.retries or 0)
-        if first is None:
-            where = "in mode reschedule" if self.reschedule else "on this worker"
-            self._report(start).begin(
-                where, pace.interval, self._deadline(context), grows=pace.exponential_backoff
-            )
-            return
-        # The last question was asked an interval ago; one that grows is at most half of the wait so far.
-        gap = max(pace.interval, (now - first).total_seconds() / 2 if pace.exponential_backoff else 0)
-        self._report(first, now - timedelta(seconds=gap))
-
-    def _end(self, error: Exception) -> None:
-        """Raise what Airflow's poke loop would raise for this error; returns when it would go on poking."""
-        if isinstance(error, AirflowSkipException):
-            skip = False
-        elif isinstance(error, AirflowSensorTimeout):
-            skip = self.soft_fail
-        elif isinstance(error, InvalidParameterError):
-            skip = False
-        elif isinstance(error, AirflowFailException):
-            skip = self.soft_fail or self.never_fail
-        elif self.silent_fail:
-            self.log.error(
-                "Asking about the job failed; waiting on, as silent_fail is set: %s (%s)", error, self.job_arn
-            )
-            return
-        else:
-            skip = self.never_fail
-        if skip:
-            raise AirflowSkipException(str(error)) from error
-        raise error
+        return self._keep_steps(SensorSteps)
 
 
 class PersonalizeBatchSegmentJobSensor(BatchJobSensor):

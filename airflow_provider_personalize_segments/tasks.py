@@ -1,29 +1,25 @@
-"""What every sensor and operator here shares: which connection and region it calls, and its hook."""
+"""
+What every sensor and operator here shares: which connection and region it calls, and its hook.
+
+Every DAG file loads the modules that hold tasks, each time it is parsed. They hold what Airflow has to know
+of a task. What a worker does stands in modules that are imported when a task runs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_personalize_segments.airflow_compat import BaseOperator
-from airflow_provider_personalize_segments.errors import (
-    PersonalizeError,
-    PersonalizeRequestError,
-    fail_on_invalid_parameters,
-)
+from airflow_provider_personalize_segments.airflow_compat import BaseOperator, conf
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.parameters import read_config, read_text, read_verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from airflow_provider_personalize_segments.bounded_calls import OneCall
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
-Answer = TypeVar("Answer")
-
+DEFAULT_DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
+"""Whether tasks are deferrable that do not say."""
 CONNECTION_FIELDS = ("aws_conn_id", "region_name", "verify", "botocore_config")
 
 
@@ -46,7 +42,6 @@ class PersonalizeTask(BaseOperator):
 
     template_fields: Sequence[str] = CONNECTION_FIELDS
     kind: ClassVar[BatchJobKind]
-    _one_call: OneCall | None = None
     _named_otherwise: ClassVar[Mapping[str, str]] = {}
     """Parameters that other operators and sensors have, and what a user of this one writes instead."""
 
@@ -77,6 +72,8 @@ class PersonalizeTask(BaseOperator):
     @contextmanager
     def told_failure(self) -> Iterator[None]:
         """Log an error of ours in one line: Airflow's log view shows little of a traceback's last line."""
+        from airflow_provider_personalize_segments.errors import PersonalizeError
+
         try:
             yield
         except PersonalizeError as error:
@@ -93,7 +90,9 @@ class PersonalizeTask(BaseOperator):
         """The hook for the rendered connection and region, made on first use."""
         # Not at the top: with boto3 it would cost every DAG file a quarter of a second at every parse.
         from airflow_provider_personalize_segments.arns import resolve_region
+        from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
         from airflow_provider_personalize_segments.hooks import PersonalizeHook
+        from airflow_provider_personalize_segments.parameters import read_config, read_text, read_verify
 
         with fail_on_invalid_parameters():
             arn_region = self.arn_region
@@ -113,45 +112,3 @@ class PersonalizeTask(BaseOperator):
                     f"is not a botocore configuration: {error}. "
                     "Expected a dict of arguments of botocore.config.Config."
                 ) from error
-
-    @property
-    def call_limit(self) -> float:
-        """How many seconds one call to AWS may take; botocore's own limit unless a task says otherwise."""
-        return 60.0
-
-    def call_within(self, seconds: float, ask: Callable[[PersonalizeHook], Answer]) -> Answer:
-        """
-        Call AWS in a thread that is given up when there is no answer in time.
-
-        :param seconds: how long to wait for the answer
-        :param ask: makes the call, with a hook that asks Airflow for nothing
-        :returns: its answer
-        :raises TimeoutError: when there is no answer in time
-        """
-        # Not at the top: only a task that runs needs threads, and a hook.
-        from airflow_provider_personalize_segments.aws_errors import are_credentials_refused
-        from airflow_provider_personalize_segments.bounded_calls import OneCall
-
-        if self._one_call is None:
-            self._one_call = OneCall()
-        call_within = self._one_call.within
-        try:
-            return call_within(seconds, partial(ask, self._bounded_hook))
-        except PersonalizeRequestError as error:
-            if not are_credentials_refused(error):
-                raise
-        # The connection may hold newer credentials.
-        self._bounded_hook.close()
-        del self._bounded_hook, self.hook
-        return call_within(seconds, partial(ask, self._bounded_hook))
-
-    @cached_property
-    def _bounded_hook(self) -> PersonalizeHook:
-        """The hook for bounded calls, which has read its connection and repeats nothing by itself."""
-        from airflow_provider_personalize_segments.bounded_calls import call_within
-
-        hook = self.hook.with_limit(self.call_limit).without_retries().fixed()
-        # Making the client takes a busy machine seconds, which are not to count as the first call's.
-        with suppress(Exception):  # raised again by the call, in words
-            call_within(self.call_limit, partial(hook.make_client, self.arn_region))
-        return hook

@@ -159,9 +159,10 @@ def stage(shared, monkeypatch):
             return clock.now()
 
     package = "airflow_provider_personalize_segments"
-    for module in ("waiting.task", "waiting.trigger", "creating.trigger", "creating.queue"):
+    waiting = ("waiting.questions", "waiting.steps", "waiting.trigger")
+    for module in (*waiting, "creating.trigger", "creating.queue"):
         monkeypatch.setattr(f"{package}.{module}.datetime", Datetime)
-    for module in ("waiting.task", "creating.steps"):
+    for module in ("waiting.steps", "creating.steps"):
         monkeypatch.setattr(f"{package}.{module}.time", SimpleNamespace(sleep=clock.sleep))
     stage = SimpleNamespace(local=local, clock=clock, world=None)
 
@@ -269,7 +270,7 @@ class Try:
         self.failed_before = {arn for arn, job in task.world.jobs().items() if job.status == FAILED}
         self.has_hidden = self.is_ghost = False
         self.retries = task.retries
-        self.request = self.operator().build_request({})
+        self.request = self.operator().steps.parameters.build_request({})
         self.lineage.requests.append(self.request)
 
     def operator(self):
@@ -293,7 +294,7 @@ class Try:
         elif options.varies == "input_path":
             given["input_path"] = f"s3://example-bucket/input/{self.try_number}.json"
         operator = PersonalizeCreateBatchSegmentJobOperator(**given)
-        operator._has_links = True  # tests of their own have them; each costs a call
+        operator.steps.has_links = True  # tests of their own have them; each costs a call
         return operator
 
     def xcom_push(self, key, value):
@@ -552,7 +553,7 @@ class Task:
         world.tasks.append(self)
         self.recorded_free = set()
         """Names that it recorded while no job had them."""
-        self.plain_request = Try(self).operator().build_request({})
+        self.plain_request = Try(self).operator().steps.parameters.build_request({})
         self.lineage.requests.clear()
 
     def __str__(self):

@@ -22,6 +22,7 @@ from airflow_provider_personalize_segments import (
     hooks,
     jobs,
     links,
+    listed_jobs,
     operators,
     parameters,
     plain_json,
@@ -261,10 +262,10 @@ def messages():
     lost = sensors.PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=arn, max_error_rate="{{ rate }}")
     lost.max_error_rate = None  # as Airflow renders an empty XCom
     with pytest.raises(ValueError, match="the XCom or the template") as empty:
-        _ = lost.error_limit
+        _ = lost.steps.error_limit
     yield str(empty.value)
     # Logged, not raised; test_sensors.py and test_operators.py produce them.
-    for module in (verdicts, operators, steps, lister, watcher):
+    for module in (verdicts, listed_jobs, steps, lister, watcher):
         yield re.sub(r'"\s*"|%[sdr]', "", inspect.getsource(module))
     yield str(errors.PersonalizeJobTimeoutError(arn, None, 60))
     yield str(events.load_error({"type": "KeyError", "text": "x"}))

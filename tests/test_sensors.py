@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -124,6 +125,17 @@ class TestPoke:
             sensor.poke({})
         assert personalize.calls.count("DescribeBatchSegmentJob") == 5
         assert sensor.hook is sensor.hook
+
+    @pytest.mark.parametrize("make_copy", [copy.copy, copy.deepcopy])
+    def test_a_copy_of_a_sensor_that_has_run_asks_for_itself(self, personalize, add_job, make_copy):
+        sensor, other = make_sensor(add_job(status="ACTIVE")), NO_JOB
+        assert sensor.poke({}).is_done
+        del sensor.hook  # holds a client, which Python copies in no way
+        copied = make_copy(sensor)
+        copied.job_arn = other
+        with pytest.raises(PersonalizeRequestError, match="batch-segment-job/none"):
+            copied.poke({})
+        assert sensor.poke({}).is_done
 
 
 class TestDeferring:

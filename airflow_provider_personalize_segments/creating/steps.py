@@ -1,17 +1,27 @@
-"""Creating a job, on a worker and by way of the triggerer, and waiting for it."""
+"""Creating a job, on a worker or by way of the triggerer, and going on with it."""
 
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Never
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowTaskTimeout
+from airflow_provider_personalize_segments.creating.created import CreatedSteps
+from airflow_provider_personalize_segments.creating.once import (
+    FAIL,
+    Attempt,
+    Creation,
+    Plan,
+    find,
+    find_delay,
+    look,
+    may_take,
+)
+from airflow_provider_personalize_segments.creating.requests import find_path_warnings
 from airflow_provider_personalize_segments.errors import (
     InvalidParameterError,
     PersonalizeJobExistsError,
-    PersonalizeNewJobFailedError,
     PersonalizeNoSlotError,
     PersonalizeUnavailableError,
     S3UnavailableError,
@@ -19,134 +29,96 @@ from airflow_provider_personalize_segments.errors import (
 )
 from airflow_provider_personalize_segments.jobs import JobState, classify_status
 from airflow_provider_personalize_segments.links import has_links
-from airflow_provider_personalize_segments.waiting.task import JobWaitingTask, seconds_until
+from airflow_provider_personalize_segments.waiting.events import Outcome, load_error, read_creation_event
+from airflow_provider_personalize_segments.waiting.questions import seconds_until
+from airflow_provider_personalize_segments.waiting.verdicts import CANNOT_CANCEL
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import Context
     from airflow_provider_personalize_segments.creating.lineage import TaskRecord
-    from airflow_provider_personalize_segments.creating.once import Attempt, Plan, Wanted
+    from airflow_provider_personalize_segments.creating.once import Wanted
+    from airflow_provider_personalize_segments.creating.task import CreateBatchJobOperator
 
-JOB_KEY = "job"
-"""The XCom that holds the job as Describe gives it; before AWS described it, its ARN and its request."""
 QUICK_ATTEMPTS = 3
 """Faults in a row that the worker outlasts before the task defers."""
 
 
-class JobCreatingTask(JobWaitingTask):
-    """Base of the create operators: the way to a job, and to its end; not for use in a DAG by itself."""
+class CreatingSteps(CreatedSteps):
+    """
+    What a worker does for a create operator.
 
-    _has_created = True
-    _job_arn: str | None = None
-    _plan: Plan | None = None
-    _is_unanswered = False
+    :param task: the operator, as rendered
+    """
 
-    @property
-    @abstractmethod
-    def may_wait(self) -> bool:
-        """Whether to wait until the job is over."""
-
-    @property
-    @abstractmethod
-    def may_check_input(self) -> bool:
-        """Whether to read the input before a job is created."""
-
-    @property
-    @abstractmethod
-    def may_defer(self) -> bool:
-        """Whether to wait in the triggerer."""
-
-    @abstractmethod
-    def find_wanted(self, context: Context, *, is_resumed: bool = False) -> tuple[Wanted, TaskRecord]:
-        """
-        Return the job that the task wants, as rendered, and where its plan is recorded.
-
-        :param context: the task's context
-        :param is_resumed: whether this try deferred before
-        :raises ValueError: when a parameter cannot be right
-        """
-
-    @abstractmethod
-    def build_request(self, context: Context) -> dict[str, Any]:
-        """
-        Return the members of the Create request but its name, as rendered.
-
-        :param context: the task's context
-        :raises ValueError: when one cannot be right
-        """
-
-    @property
-    def awaited_arn(self) -> str:
-        """The ARN of the job that was created or adopted."""
-        return self._job_arn or f"a {self.kind.title} of task {self.task_id!r}"
+    def __init__(self, task: CreateBatchJobOperator) -> None:
+        super().__init__(task)
+        self._is_unanswered = False
 
     def execute(self, context: Context) -> str:
-        """Check what was rendered, have a job, and wait until it is done."""
-        with self.told_failure():
-            return self._create_and_wait(context)
+        """
+        Check what was rendered, have a job, and wait until it is done.
 
-    def _create_and_wait(self, context: Context) -> str:
-        from airflow_provider_personalize_segments.creating.requests import find_path_warnings
-
+        :param context: the task's context
+        :returns: the job's ARN
+        """
+        task, parameters = self.task, self.parameters
         ti = context.get("ti")
         if not isinstance(getattr(ti, "try_number", None), int):
             raise InvalidParameterError(
-                f"Task {self.task_id!r} was run without Airflow's task instance, which names its job. In a "
+                f"Task {task.task_id!r} was run without Airflow's task instance, which names its job. In a "
                 "test, run the task or its DAG on a local Personalize: "
                 "with mock_personalize() as personalize: personalize.run(task)."
             )
         with fail_on_invalid_parameters():
-            if getattr(self, "multiple_outputs", False):
+            if getattr(task, "multiple_outputs", False):
                 raise ValueError(
-                    f"{self.source_of('multiple_outputs')}: the task returns one ARN, which Airflow cannot "
+                    f"{task.source_of('multiple_outputs')}: the task returns one ARN, which Airflow cannot "
                     "split, and would fail after the job was created. Leave it out."
                 )
-            wanted, record = self.find_wanted(context)
-            deadline = self._deadline(context)
-            _ = self.may_wait, self.may_defer, self.may_check_input
-            if self.error_limit is not None and not self.may_wait:
+            wanted, record = self._find_wanted(context)
+            deadline = self.deadline(context)
+            _ = parameters.may_wait, parameters.may_defer, parameters.may_check_input
+            if self.error_limit is not None and not parameters.may_wait:
                 raise ValueError(
-                    f"{self.source_of('max_error_rate')}: it needs wait_for_completion=True, as there is no "
+                    f"{task.source_of('max_error_rate')}: it needs wait_for_completion=True, as there is no "
                     "output before the job is ACTIVE. Leave it out, or give it to the sensor that waits."
                 )
-            if self.outlets:
+            if task.outlets:
                 self._check_outlets(wanted.plan)
         for warning in find_path_warnings(wanted.plan.request):
             self.log.warning(warning)
-        return self._go_on(context, self._have_job(context, wanted, record, deadline), deadline)
+        return self.go_on(context, self._have_job(context, wanted, record, deadline), deadline)
+
+    def _find_wanted(self, context: Context, *, is_resumed: bool = False) -> tuple[Wanted, TaskRecord]:
+        """Return the job that the task wants, and its record; what is wanted becomes the task's plan."""
+        wanted, record = self.parameters.find_wanted(context, is_resumed=is_resumed)
+        self.plan = self.plan or wanted.kept or wanted.plan
+        return wanted, record
 
     def _check_outlets(self, plan: Plan) -> None:
         """See that the output folder can become an asset, while no job was created yet."""
         from airflow_provider_personalize_segments.watching.assets import check_folder, tell_not_waiting
 
-        if self.may_wait:
+        if self.parameters.may_wait:
             path = plan.request["jobOutput"]["s3DataDestination"]["path"]
-            check_folder(self.outlets, path, self.source_of("output_path"))
+            check_folder(self.task.outlets, path, self.task.source_of("output_path"))
         else:
-            tell_not_waiting(self.task_id, self.outlets, self.log)
+            tell_not_waiting(self.task.task_id, self.task.outlets, self.log)
 
-    def on_kill(self) -> None:
+    def tell_kill(self) -> None:
         """Say what becomes of the job when the task is ended on a worker."""
-        from airflow_provider_personalize_segments.waiting.verdicts import CANNOT_CANCEL
-
-        if self._job_arn:
-            self.log.warning(CANNOT_CANCEL, self._job_arn)
-        elif self._plan:
-            self.log.warning(CANNOT_CANCEL, f"if it was just being created: {self._plan.job_arn}")
+        if self.job_arn:
+            self.log.warning(CANNOT_CANCEL, self.job_arn)
+        elif self.plan:
+            self.log.warning(CANNOT_CANCEL, f"if it was just being created: {self.plan.job_arn}")
 
     # --- Creating ---------------------------------------------------------------------------------
 
     def _have_job(self, context: Context, wanted: Wanted, record: TaskRecord, deadline: datetime) -> Attempt:
         """Find or create the job, until the time is over; or leave creating it to the triggerer."""
-        from airflow_provider_personalize_segments.creating.once import (
-            FAIL,
-            Attempt,
-            Creation,
-            find,
-        )
-
         # Not in a thread that is given up: half an attempt, finished later, could meet with the next one.
         limit = max(1.0, min(self.call_limit, seconds_until(deadline)))
-        hook = self.hook.with_limit(limit).without_retries()
+        hook = self.task.hook.with_limit(limit).without_retries()
         pauses = Pauses()
         while True:
             try:
@@ -155,8 +127,8 @@ class JobCreatingTask(JobWaitingTask):
             except PersonalizeUnavailableError as error:
                 # Nothing is decided, so there is nothing that the triggerer could do.
                 self._pause(wanted.plan, Attempt(reason=str(error)), pauses, deadline)
-        self._plan = plan
-        if job is None and self.may_check_input:
+        self.plan = plan
+        if job is None and self.parameters.may_check_input:
             self._check_input(plan, pauses, deadline)
         # Without a record, `fail` cannot tell the task's own job by an explicit name.
         record.keep(plan, is_needed=not wanted.is_own and wanted.if_exists == FAIL)
@@ -168,11 +140,11 @@ class JobCreatingTask(JobWaitingTask):
         creation = Creation(plan, self.log)
         while (attempt := creation.attempt(hook)).job_arn is None:
             if attempt.is_full:
-                self._push_links(context, plan.request)
+                self.push_links(context, plan.request)
             # Only this process knows that its Create had no answer, which `fail` has to know.
             is_bound = creation.is_unanswered and wanted.if_exists == FAIL and not wanted.is_own
             is_patient = attempt.is_full or pauses.count >= QUICK_ATTEMPTS - 1
-            if is_patient and not is_bound and seconds_until(deadline) > 0 and self.may_defer:
+            if is_patient and not is_bound and seconds_until(deadline) > 0 and self.parameters.may_defer:
                 self.log.warning("Not yet: %s", attempt.reason)
                 self._defer_creation(context, plan, deadline, attempt.reason)
             self._pause(plan, attempt, pauses, deadline)
@@ -181,11 +153,9 @@ class JobCreatingTask(JobWaitingTask):
 
     def _check_input(self, plan: Plan, pauses: Pauses, deadline: datetime) -> None:
         """Read the input of a job that is to be created."""
-        from airflow_provider_personalize_segments.creating.once import Attempt
-
         while True:
             try:
-                counts = self.hook.check_input(plan.kind, **plan.request)
+                counts = self.task.hook.check_input(plan.kind, **plan.request)
                 break
             except (PersonalizeUnavailableError, S3UnavailableError) as error:
                 self._pause(plan, Attempt(reason=str(error)), pauses, deadline)
@@ -193,8 +163,6 @@ class JobCreatingTask(JobWaitingTask):
 
     def _judge(self, attempt: Attempt, plan: Plan, wanted: Wanted, record: TaskRecord) -> None:
         """Judge a job that exists without an answer to Create; one that failed ends this try."""
-        from airflow_provider_personalize_segments.creating.once import may_take
-
         if attempt.job is None:
             return
         try:
@@ -206,8 +174,6 @@ class JobCreatingTask(JobWaitingTask):
 
     def _pause(self, plan: Plan, attempt: Attempt, pauses: Pauses, deadline: datetime) -> None:
         """Wait a while after an attempt in vain."""
-        from airflow_provider_personalize_segments.creating.once import find_delay
-
         self.log.warning("Not yet: %s", attempt.reason)
         pauses.add(is_full=attempt.is_full)
         if (left := seconds_until(deadline)) <= 0:
@@ -234,28 +200,28 @@ class JobCreatingTask(JobWaitingTask):
         # Not at the top: only a task that defers needs asyncio, and what comes with it.
         from airflow_provider_personalize_segments.creating.trigger import PersonalizeCreateBatchJobTrigger
 
-        self.defer(
+        self.task.defer(
             trigger=PersonalizeCreateBatchJobTrigger(
                 kind=plan.kind.name,
                 request=plan.request,
                 job_name=plan.job_name,
-                waiting_since=self._start(context).isoformat(),
+                waiting_since=self.start(context).isoformat(),
                 reason=reason,
                 poke_interval=self.pace.interval,
-                **self._trigger_arguments(deadline),
+                **self.trigger_arguments(deadline),
             ),
             method_name="execute_created",
             # Templates may render to something else when the task resumes.
             kwargs={"job_name": plan.job_name, "request": plan.request},
-            timeout=self._deferral_timeout(deadline),
+            timeout=self.deferral_timeout(deadline),
         )
 
     def execute_created(
         self,
         context: Context,
-        event: dict[str, Any] | None = None,
-        job_name: str | None = None,
-        request: dict[str, Any] | None = None,
+        event: dict[str, Any] | None,
+        job_name: str | None,
+        request: dict[str, Any] | None,
     ) -> str:
         """
         Go on with the job that the trigger created.
@@ -265,19 +231,12 @@ class JobCreatingTask(JobWaitingTask):
         :param job_name: the name under which the trigger created the job
         :param request: the members of the Create request but the name
         """
-        from airflow_provider_personalize_segments.creating.once import Attempt, Plan
-        from airflow_provider_personalize_segments.waiting.events import (
-            Outcome,
-            load_error,
-            read_creation_event,
-        )
-
-        ending = read_creation_event(event, self.kind)
+        ending = read_creation_event(event, self.task.kind)
         if job_name and request:
-            self._plan = Plan(self.kind, job_name, request)
+            self.plan = Plan(self.task.kind, job_name, request)
         if ending.outcome == Outcome.TIMEOUT:
             self._is_unanswered = bool(ending.is_unanswered)
-            arn: str = self._ask_last(context, ending.reason)
+            arn: str = self.ask_last(context, ending.reason)
             return arn
         if ending.outcome == Outcome.EXECUTION_TIMEOUT:
             raise AirflowTaskTimeout(
@@ -288,93 +247,35 @@ class JobCreatingTask(JobWaitingTask):
         attempt = Attempt(ending.job_arn, ending.job, is_own=ending.outcome == Outcome.CREATED)
         if attempt.job is not None:
             with fail_on_invalid_parameters():
-                wanted, record = self.find_wanted(context, is_resumed=True)
-            self._judge(attempt, self._plan or wanted.plan, wanted, record)
+                wanted, record = self._find_wanted(context, is_resumed=True)
+            self._judge(attempt, self.plan or wanted.plan, wanted, record)
         self.log.info("The triggerer has %s %s.", "found" if attempt.job else "created", attempt.job_arn)
-        self._has_links = has_links(context)
-        deadline = datetime.fromisoformat(ending.deadline) if ending.deadline else self._deadline(context)
-        return self._go_on(context, attempt, deadline)
+        self.has_links = has_links(context)
+        deadline = datetime.fromisoformat(ending.deadline) if ending.deadline else self.deadline(context)
+        return self.go_on(context, attempt, deadline)
 
-    # --- Waiting ----------------------------------------------------------------------------------
-
-    def _go_on(self, context: Context, attempt: Attempt, deadline: datetime) -> str:
-        """Tell of the job, now that there is one, and wait for it when that is asked for."""
-        arn = self._take(context, attempt)
-        state = classify_status((attempt.job or {}).get("status"))
-        if state is JobState.FAILED:
-            raise self._job_failure(context, attempt.job or {})
-        if not self.may_wait:
-            return arn
-        if state is JobState.ACTIVE:
-            self._accept(context, attempt.job or {})
-            return arn
-        if self.may_defer:
-            self._defer(context, deadline)
-        result: str = self._wait_here(context, deadline)
-        return result
-
-    def _take(self, context: Context, attempt: Attempt) -> str:
-        arn = self._job_arn = str(attempt.job_arn)
-        if self.do_xcom_push:
-            context["ti"].xcom_push(key="return_value", value=arn)
-        job = attempt.job
-        if job is None:
-            # `airflow dags test` resumes a task without its plan.
-            request = self._plan.request if self._plan else self.build_request(context)
-            job = {self.kind.arn_member: arn, "jobName": arn.rpartition("/")[2], **request}
-        self._last_job = job
-        self._push_job(context, job)
-        self._push_links(context, attempt.job or (self._plan.request if self._plan else {}))
-        return arn
-
-    def _push_job(self, context: Context, job: dict[str, Any] | None) -> None:
-        """Let later tasks know what the job is, and where its output lies."""
-        if job and self.do_xcom_push:
-            context["ti"].xcom_push(key=JOB_KEY, value=job)
-
-    def _result(self, context: Context, job: dict[str, Any]) -> str:
-        self._push_job(context, job)
-        super()._result(context, job)
-        return self.awaited_arn
-
-    def _job_failure(self, context: Context, job: dict[str, Any]) -> Exception:
-        ti = context["ti"]
-        if ti.try_number <= (getattr(ti, "max_tries", None) or 0):
-            return PersonalizeNewJobFailedError.from_job(self.awaited_arn, job)
-        return super()._job_failure(context, job)
-
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+    def ask_last(self, context: Context, status: str | None) -> Any:
         """
-        End the way the trigger's event says.
+        Ask once more before giving up, first for the job itself if the task has not heard of one.
 
         :param context: the task's context
-        :param event: the event; any other than our trigger's is an error
-        :returns: the job's ARN, when it is ACTIVE
+        :param status: what the triggerer said last: the job's status, or why there was no job
         """
-        from airflow_provider_personalize_segments.arns import is_job_arn
-
-        arn = event.get("job_arn") if isinstance(event, dict) else None
-        self._job_arn = arn if is_job_arn(arn, self.kind) else None
-        return super().execute_complete(context, event)
-
-    def _ask_last(self, context: Context, status: str | None) -> Any:
-        if self._job_arn is None:
-            arn = self._take(context, attempt := self._find_last(context, status))
-            if not self.may_wait:
+        if self.job_arn is None:
+            arn = self.take(context, attempt := self._find_last(context, status))
+            if not self.parameters.may_wait:
                 if classify_status((attempt.job or {}).get("status")) is JobState.FAILED:
-                    raise self._job_failure(context, attempt.job or {})
+                    raise self.job_failure(context, attempt.job or {})
                 return arn
             status = None
-        return super()._ask_last(context, status)
+        return super().ask_last(context, status)
 
     def _find_last(self, context: Context, reason: str | None) -> Attempt:
         """Find the job that the triggerer may have created before it was heard of no more."""
-        from airflow_provider_personalize_segments.creating.once import Attempt, find, look, may_take
-
-        deferred = self._plan
+        deferred = self.plan
         with fail_on_invalid_parameters():
-            wanted, _ = self.find_wanted(context, is_resumed=True)
-        plan, hook = deferred or wanted.kept, self.hook.with_limit(self.call_limit).without_retries()
+            wanted, _ = self._find_wanted(context, is_resumed=True)
+        plan, hook = deferred or wanted.kept, self.task.hook.with_limit(self.call_limit).without_retries()
         try:
             if plan is None:
                 plan, job = find(hook, wanted, self.log)

@@ -1,4 +1,4 @@
-"""The create operators but their kind: parameters, and what they are rendered to."""
+"""The create operators but their kind: their parameters."""
 
 from __future__ import annotations
 
@@ -6,25 +6,15 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_personalize_segments.airflow_compat import conf, find_text_renderer
-from airflow_provider_personalize_segments.creating.steps import JobCreatingTask
-from airflow_provider_personalize_segments.parameters import (
-    read_bool,
-    read_choice,
-    read_seconds,
-)
-from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS
+from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS, DEFAULT_DEFERRABLE
+from airflow_provider_personalize_segments.waiting.task import JobWaitingTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from airflow_provider_personalize_segments.airflow_compat import Context
-    from airflow_provider_personalize_segments.creating.lineage import TaskRecord
-    from airflow_provider_personalize_segments.creating.once import Wanted
-    from airflow_provider_personalize_segments.waiting.pace import Pace
+    from airflow_provider_personalize_segments.creating.steps import CreatingSteps
 
 
-class CreateBatchJobOperator(JobCreatingTask):
+class CreateBatchJobOperator(JobWaitingTask):
     """
     Create a batch job once, and wait until it is ACTIVE; base of the operators for the two kinds.
 
@@ -104,6 +94,8 @@ class CreateBatchJobOperator(JobCreatingTask):
         "timeout",
         *CONNECTION_FIELDS,
     )
+    own_request_parameters: ClassVar[dict[str, str]] = {}
+    """The parameters that only this kind has, by their names in :func:`~.creating.requests.build_request`."""
     _named_otherwise: ClassVar[Mapping[str, str]] = {
         "poke_interval": "write poll_interval, in seconds",
         "waiter_delay": "write poll_interval, in seconds",
@@ -131,7 +123,7 @@ class CreateBatchJobOperator(JobCreatingTask):
         check_input: bool = False,
         max_error_rate: float | str | None = None,
         wait_for_completion: bool = True,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        deferrable: bool = DEFAULT_DEFERRABLE,
         poll_interval: float | str | timedelta = 60,
         timeout: float | str | timedelta | None = None,
         aws_conn_id: str | None = "aws_default",
@@ -160,13 +152,13 @@ class CreateBatchJobOperator(JobCreatingTask):
         self.if_exists = if_exists
         self.check_input = check_input
         self.max_error_rate = max_error_rate
-        self._has_error_limit = max_error_rate is not None
+        self.has_error_limit = max_error_rate is not None
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poll_interval = poll_interval
         self.timeout = timeout
         # Airflow may render these as native objects, which are not always the text that was written.
-        self._written: dict[str, Any] = {"job_name": job_name, "tags": tags}
+        self.written: dict[str, Any] = {"job_name": job_name, "tags": tags}
 
     @property
     def arn_region(self) -> str:
@@ -178,105 +170,34 @@ class CreateBatchJobOperator(JobCreatingTask):
         )
 
     @property
-    def known_job(self) -> Mapping[str, Any]:
-        """What its parameters say, as rendered; its ARN as soon as the job exists."""
-        job = {
-            "jobName": self.job_name,
-            "solutionVersionArn": self.solution_version_arn,
-            "jobInput": {"s3DataSource": {"path": self.input_path}},
-            "jobOutput": {"s3DataDestination": {"path": self.output_path}},
-            "numResults": self.num_results,
-        }
-        return {**job, self.kind.arn_member: self._job_arn}
+    def steps(self) -> CreatingSteps:
+        """What a worker does for this operator."""
+        from airflow_provider_personalize_segments.creating.steps import CreatingSteps
 
-    @property
-    def pace(self) -> Pace:
-        """What ``poll_interval`` and ``timeout`` say."""
-        from airflow_provider_personalize_segments.waiting.pace import Pace
+        return self._keep_steps(CreatingSteps)
 
-        interval = read_seconds(self.poll_interval, self.source_of("poll_interval"))
-        timeout = read_seconds(self.timeout, self.source_of("timeout"))
-        return Pace(
-            60.0 if interval is None else interval,
-            conf.getfloat("sensors", "default_timeout", fallback=604800.0) if timeout is None else timeout,
-        )
+    def execute(self, context: Context) -> str:
+        """Check what was rendered, have a job, and wait until it is done."""
+        with self.told_failure():
+            return self.steps.execute(context)
 
-    def build_request(self, context: Context) -> dict[str, Any]:
+    def execute_created(
+        self,
+        context: Context,
+        event: dict[str, Any] | None = None,
+        job_name: str | None = None,
+        request: dict[str, Any] | None = None,
+    ) -> str:
         """
-        Return the members of the Create request but its name, as rendered.
+        Go on with the job that the trigger created.
 
         :param context: the task's context
-        :raises ValueError: when one cannot be right
+        :param event: the event; any other than our trigger's is an error
+        :param job_name: the name under which the trigger created the job
+        :param request: the members of the Create request but the name
         """
-        from airflow_provider_personalize_segments.creating.requests import build_request
+        return self.steps.execute_created(context, event, job_name, request)
 
-        return build_request(self.kind, self.source_of, **self._request_parameters(context))
-
-    def _request_parameters(self, context: Context) -> dict[str, Any]:
-        return {
-            "solution_version_arn": self.solution_version_arn,
-            "role_arn": self.role_arn,
-            "input_path": self.input_path,
-            "output_path": self.output_path,
-            "filter_arn": self.filter_arn,
-            "num_results": self.num_results,
-            "input_kms_key_arn": self.input_kms_key_arn,
-            "output_kms_key_arn": self.output_kms_key_arn,
-            "tags": self._render_text("tags", dict, context),
-        }
-
-    def _render_text(self, parameter: str, kind_of_text: type, context: Context) -> Any:
-        """Return a parameter with its texts rendered as text, also where Airflow renders native objects."""
-        written, rendered = self._written[parameter], getattr(self, parameter)
-        renderer = find_text_renderer(self, parameter) if isinstance(written, kind_of_text) else None
-        if renderer is None:
-            return rendered
-        return _render(written, rendered, lambda text: renderer(text, context))
-
-    def find_wanted(self, context: Context, *, is_resumed: bool = False) -> tuple[Wanted, TaskRecord]:
-        """Return the job that the task wants, and where its plan is recorded."""
-        # Not at the top, as in every DAG file they would cost time, and only a task that runs needs them.
-        from airflow_provider_personalize_segments.creating.lineage import TaskRecord, make_wanted
-        from airflow_provider_personalize_segments.creating.once import ADOPT, IF_EXISTS, Plan
-        from airflow_provider_personalize_segments.creating.requests import read_job_name
-
-        record = TaskRecord(context, self.log)
-        if self.job_name is None and self._written["job_name"] is not None:
-            raise ValueError(
-                f"{self.source_of('job_name')} is None: the XCom that it comes from is empty. Leave job_name "
-                "out to derive it from the task."
-            )
-        name = read_job_name(self._render_text("job_name", str, context), self.source_of("job_name"))
-        plan = Plan(self.kind, name or "", self.build_request(context))
-        if_exists = read_choice(self.if_exists, IF_EXISTS, self.source_of("if_exists")) or ADOPT
-        is_first_try = context["ti"].try_number <= 1
-        known = record.recall() if is_resumed or not is_first_try else None
-        wanted = make_wanted(record.lineage, plan, if_exists, known, is_first_try=is_first_try)
-        self._plan = self._plan or wanted.kept or wanted.plan
-        return wanted, record
-
-    @property
-    def may_wait(self) -> bool:
-        """What ``wait_for_completion`` says."""
-        return read_bool(self.wait_for_completion, self.source_of("wait_for_completion"))
-
-    @property
-    def may_check_input(self) -> bool:
-        """What ``check_input`` says."""
-        return read_bool(self.check_input, self.source_of("check_input"))
-
-    @property
-    def may_defer(self) -> bool:
-        """What ``deferrable`` says."""
-        return read_bool(self.deferrable, self.source_of("deferrable"))
-
-
-def _render(written: Any, rendered: Any, render: Callable[[str], str]) -> Any:
-    """Render all texts in a value, except keys, which Airflow does not render; XComs stay what they are."""
-    if isinstance(written, str):
-        return render(written)
-    if isinstance(written, dict) and isinstance(rendered, dict):
-        return {key: _render(each, rendered.get(key), render) for key, each in written.items()}
-    if isinstance(written, (list, tuple)) and isinstance(rendered, (list, tuple)):
-        return [_render(*both, render) for both in zip(written, rendered, strict=True)]
-    return rendered
+    def on_kill(self) -> None:
+        """Say what becomes of the job when the task is ended on a worker."""
+        self.steps.tell_kill()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_personalize_segments.errors import ExtraNotInstalledError, fail_on_invalid_parameters
-from airflow_provider_personalize_segments.parameters import read_share, read_text
 from airflow_provider_personalize_segments.tasks import CONNECTION_FIELDS, PersonalizeTask
 
 if TYPE_CHECKING:
@@ -95,6 +93,12 @@ class OutputToParquetOperator(PersonalizeTask):
             return result
 
     def _write(self) -> dict[str, Any]:
+        from airflow_provider_personalize_segments.errors import (
+            ExtraNotInstalledError,
+            fail_on_invalid_parameters,
+        )
+        from airflow_provider_personalize_segments.parameters import read_share, read_text
+
         with fail_on_invalid_parameters():
             output_path = read_text(self.output_path, self.source_of("output_path"))
             if output_path is None:
