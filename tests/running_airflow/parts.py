@@ -7,6 +7,7 @@ forked runs what ``airflow <name>`` runs, in a session of its own.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -150,6 +151,8 @@ def main() -> None:
     for name in ("airflow.__main__", *IMPORTED):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what was imported is shared by all parts as long as Python's collector leaves it alone
     for order in orders:
         if pid := os.fork():
             print(pid, file=answers, flush=True)
