@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger
 
-from airflow_provider_personalize_segments.connections import ConnectionSettings
+from airflow_provider_personalize_segments.connection_settings import ConnectionSettings
 
 TRIGGERS = "airflow_provider_personalize_segments.triggers"
 """Where Airflow finds all our triggers, wherever their classes live."""

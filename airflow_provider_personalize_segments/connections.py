@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import threading
 from collections.abc import Callable, Hashable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from airflow_provider_personalize_segments.airflow_compat import run_beside_loop
-from airflow_provider_personalize_segments.bounded_calls import LONGEST_LIMIT, DaemonThreads
+from airflow_provider_personalize_segments.bounded_calls import DaemonThreads
 
 if TYPE_CHECKING:
+    from airflow_provider_personalize_segments.connection_settings import ConnectionSettings
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
 MAX_CONCURRENT_CALLS = 8
@@ -51,42 +51,6 @@ class ClosablePart(Protocol):
 
 
 Part = TypeVar("Part", bound=ClosablePart)
-
-
-class ConnectionSettings(NamedTuple):
-    """
-    What decides with whose credentials, where and how AWS is called; different ones never share a client.
-
-    :param aws_conn_id: the Airflow connection, or ``None``
-    :param region_name: the AWS region; ``None`` means the connection's, then boto3's
-    :param verify: whether to verify TLS certificates, or a CA bundle's path, or ``None``
-    :param botocore_config: botocore configuration as JSON text, which can be compared; or ``None``
-    """
-
-    aws_conn_id: str | None
-    region_name: str | None
-    verify: bool | str | None
-    botocore_config: str | None
-
-    @classmethod
-    def of(
-        cls,
-        aws_conn_id: str | None,
-        region_name: str | None,
-        verify: bool | str | None,
-        botocore_config: dict[str, Any] | None,
-    ) -> ConnectionSettings:
-        """Make it from a hook's parameters."""
-        config = json.dumps(botocore_config, sort_keys=True) if botocore_config else None
-        return cls(aws_conn_id, region_name, verify, config)
-
-    def make_hook(self) -> PersonalizeHook:
-        """Return a hook that has read its connection and repeats nothing by itself; blocks."""
-        from airflow_provider_personalize_segments.hooks import PersonalizeHook
-
-        config = json.loads(self.botocore_config) if self.botocore_config else None
-        hook = PersonalizeHook(self.aws_conn_id, self.region_name, self.verify, config)
-        return hook.with_limit(LONGEST_LIMIT).without_retries().fixed()
 
 
 class SharedConnection:

@@ -35,7 +35,7 @@ def count_calls(service: ListingService, looks: int) -> tuple[int, float]:
     :param service: answers
     :param looks: over how many later looks the mean is taken
     """
-    from airflow_provider_personalize_segments.connections import ConnectionSettings
+    from airflow_provider_personalize_segments.connection_settings import ConnectionSettings
     from airflow_provider_personalize_segments.jobs import BatchJobKind
     from airflow_provider_personalize_segments.watching import lister
 

@@ -15,7 +15,8 @@ import pytest
 from scripted_endpoint import Answer, error, job_arn
 
 from airflow_provider_personalize_segments import connections
-from airflow_provider_personalize_segments.connections import ConnectionSettings, shared_connection
+from airflow_provider_personalize_segments.connection_settings import ConnectionSettings
+from airflow_provider_personalize_segments.connections import shared_connection
 from airflow_provider_personalize_segments.creating.once import Attempt, Creation, Plan
 from airflow_provider_personalize_segments.creating.queue import PATIENCE, SlotQueue, shared_queue
 from airflow_provider_personalize_segments.jobs import BatchJobKind

@@ -13,7 +13,8 @@ from fakes import first_event
 from scripted_endpoint import describe, error, job_arn
 
 from airflow_provider_personalize_segments import connections
-from airflow_provider_personalize_segments.connections import ConnectionSettings, shared_connection
+from airflow_provider_personalize_segments.connection_settings import ConnectionSettings
+from airflow_provider_personalize_segments.connections import shared_connection
 from airflow_provider_personalize_segments.errors import InvalidParameterError, PersonalizeRequestError
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor

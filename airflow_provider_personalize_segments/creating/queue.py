@@ -18,14 +18,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_provider_personalize_segments.connection_parts import ConnectionPart
-from airflow_provider_personalize_segments.connections import (
-    ConnectionSettings,
-    SharedConnection,
-    shared_connection,
-)
+from airflow_provider_personalize_segments.connections import SharedConnection, shared_connection
 from airflow_provider_personalize_segments.creating.once import Attempt, Creation, find_delay
 
 if TYPE_CHECKING:
+    from airflow_provider_personalize_segments.connection_settings import ConnectionSettings
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
 PATIENCE = 5.0

@@ -19,7 +19,7 @@ from airflow_provider_personalize_segments.output.objects import (
     split_path,
 )
 from airflow_provider_personalize_segments.output.reading import OutputSummary, Progress, read_output
-from airflow_provider_personalize_segments.output.records import RecordPart
+from airflow_provider_personalize_segments.output.record_parts import RecordPart
 from airflow_provider_personalize_segments.plain_json import show
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from airflow_provider_personalize_segments.output.record_blocks import (
     RecommendationBlock,
     load_recommendations,
 )
-from airflow_provider_personalize_segments.output.records import RecordBlock, RecordPart
+from airflow_provider_personalize_segments.output.record_parts import RecordBlock, RecordPart
 from airflow_provider_personalize_segments.output.rows import Rows, WrongRecordError
 from airflow_provider_personalize_segments.output.tables import (
     ROWS,

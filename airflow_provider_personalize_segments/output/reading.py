@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_personalize_segments.errors import PersonalizeOutputError
 from airflow_provider_personalize_segments.output.objects import S3Object, read_object
-from airflow_provider_personalize_segments.output.records import RecordBlock, RecordPart, read_records
+from airflow_provider_personalize_segments.output.record_parts import RecordBlock, RecordPart
+from airflow_provider_personalize_segments.output.records import read_records
 from airflow_provider_personalize_segments.plain_json import clean_text
 
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from airflow_provider_personalize_segments.errors import S3RefusedError
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.output.blocks import load_blocks
 from airflow_provider_personalize_segments.output.lines import LineBuffer
 from airflow_provider_personalize_segments.output.long_lists import find_cut, find_list
+from airflow_provider_personalize_segments.output.record_parts import RecordBlock, RecordPart
 from airflow_provider_personalize_segments.output.strict_json import load_strictly
 from airflow_provider_personalize_segments.plain_json import clean_text
 
@@ -34,55 +35,6 @@ _GZIP_MARK = b"\x1f\x8b"
 _JSON_SPACE = b" \t\r"
 _JSON_TYPES = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
 _MAX_PROBLEM_LENGTH = 500
-
-
-class RecordPart(NamedTuple):
-    """
-    A record, or a part of one that is long.
-
-    A record of usual length is one part. A long one is several, with the same ``line``; the last has
-    ``is_last``. When the last has a ``problem``, the line is no record, and what the parts before it held is
-    void.
-
-    :param line: the line's number, from 1; blank lines count
-    :param offset: where the line begins, in bytes from the beginning of the object
-    :param members: the record without its list of users. In a part that is not the last, the members that
-        come before the list, in the same dict each time; none turns out different in the last part. Empty
-        when there is a problem
-    :param list_name: the name of the member of ``output`` that was moved into ``values``: the first of
-        :data:`LIST_NAMES` that is a list; ``None`` when the record has none
-    :param values: elements of that list, as they are: text, if the record is as documented. A list, or what
-        ``load_list`` made of them
-    :param start: how many elements the parts before held
-    :param is_last: whether the record ends with this part
-    :param problem: why the line is no valid record, or ``None``
-    :param is_cut_off: whether the object ends here, without a line feed, and there is a problem: as a rule it
-        ends in the middle of a record
-    """
-
-    line: int
-    offset: int
-    members: dict[str, Any]
-    list_name: str | None = None
-    values: Sequence[Any] = []  # read_records never changes a default
-    start: int = 0
-    is_last: bool = True
-    problem: str | None = None
-    is_cut_off: bool = False
-
-
-class RecordBlock(NamedTuple):
-    """
-    Records that were parsed at once.
-
-    :param line: the first line's number, from 1
-    :param offset: where it begins, in bytes from the beginning of the object
-    :param values: what ``load_block`` made of them
-    """
-
-    line: int
-    offset: int
-    values: Any
 
 
 class _InvalidRecordError(Exception):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_provider_personalize_segments.output.record_blocks import count_from_one
-from airflow_provider_personalize_segments.output.records import RecordPart
+from airflow_provider_personalize_segments.output.record_parts import RecordPart
 
 GROUP_ROWS = 256 * 1024
 """Rows of a row group, or a few more: readers skip and share out work by these."""

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.output.record_blocks import RecommendationBlock
-from airflow_provider_personalize_segments.output.records import RecordPart
+from airflow_provider_personalize_segments.output.record_parts import RecordPart
 from airflow_provider_personalize_segments.output.rows import (
     ResultRows,
     Rows,

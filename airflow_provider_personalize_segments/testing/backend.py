@@ -1,4 +1,4 @@
-"""The store of solution versions and batch jobs, one per account and region, beside moto's schemas."""
+"""The store of batch jobs, one per account and region, beside solution versions and moto's schemas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from moto.personalize import urls
-from moto.personalize.models import PersonalizeBackend
 
 from airflow_provider_personalize_segments.jobs import (
     ACTIVE_STATUS,
@@ -32,9 +31,9 @@ from airflow_provider_personalize_segments.testing.output import JobOutputError,
 from airflow_provider_personalize_segments.testing.records import (
     BatchJob,
     Settings,
-    SolutionVersion,
     read_clock,
 )
+from airflow_provider_personalize_segments.testing.solution_versions import SolutionVersionsBackend
 from airflow_provider_personalize_segments.testing.validation import (
     DEFAULT_MODE,
     DEFAULT_NUM_RESULTS,
@@ -46,7 +45,7 @@ MAX_UNFINISHED_JOBS = 5
 DEFAULT_PAGE_SIZE = 100
 
 
-class BatchJobsBackend(PersonalizeBackend):
+class BatchJobsBackend(SolutionVersionsBackend):
     """
     moto's Personalize backend with solution versions and batch jobs of both kinds.
 
@@ -54,11 +53,8 @@ class BatchJobsBackend(PersonalizeBackend):
     """
 
     def __init__(self, region_name: str, account_id: str, settings: Settings) -> None:
-        super().__init__(region_name, account_id)
-        self.settings = settings
+        super().__init__(region_name, account_id, settings)
         self.url_module: Any = urls
-        self.solution_versions: dict[str, SolutionVersion] = {}
-        self.filters: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, BatchJob] = {}
         self._listings: defaultdict[tuple[str, str | None], list[BatchJob]] = defaultdict(list)
         self._tags: dict[str, dict[str, str]] = {}
@@ -76,75 +72,6 @@ class BatchJobsBackend(PersonalizeBackend):
     def _url_module(self) -> Any:
         return self.url_module
 
-    # --- Solution versions ------------------------------------------------------------------------
-
-    def add_solution_version(self, name: str, recipe: str, dataset_group: str, status: str) -> str:
-        """
-        Add a solution version, or give the one that is there another status.
-
-        :param name: name of the solution
-        :param recipe: name of the recipe
-        :param dataset_group: name of the dataset group
-        :param status: ``ACTIVE`` when jobs may use it
-        """
-        identity = json.dumps([self.settings.population.seed, name, recipe, dataset_group])
-        version = hashlib.sha256(identity.encode()).hexdigest()[:8]
-        arn = self._arn(f"solution/{name}/{version}")
-        self.solution_versions[arn] = SolutionVersion(
-            arn=arn,
-            name=f"{name}-{version}"[:63],
-            recipe=recipe,
-            dataset_group_arn=self._arn(f"dataset-group/{dataset_group}"),
-            recipe_arn=f"arn:{self.partition}:personalize:::recipe/{recipe}",
-            status=status,
-            created=read_clock(),
-        )
-        return arn
-
-    def add_filter(self, name: str, expression: str, dataset_group: str) -> str:
-        """
-        Add a filter, or give the one that is there another expression.
-
-        :param name: name of the filter
-        :param expression: its expression
-        :param dataset_group: name of its dataset group
-        """
-        arn, now = self._arn(f"filter/{name}"), read_clock()
-        self.filters[arn] = {
-            "name": name,
-            "filterArn": arn,
-            "creationDateTime": now,
-            "lastUpdatedDateTime": now,
-            "datasetGroupArn": self._arn(f"dataset-group/{dataset_group}"),
-            "filterExpression": expression,
-            "status": ACTIVE_STATUS,
-        }
-        return arn
-
-    def describe_filter(self, arn: str) -> dict[str, Any]:
-        """
-        Return a filter as the API does.
-
-        :param arn: ARN of the filter
-        :raises ResourceNotFoundException: when it was not added
-        """
-        if arn not in self.filters:
-            raise ResourceNotFoundException(arn)
-        return self.filters[arn]
-
-    def describe_solution_version(self, arn: str) -> dict[str, Any]:
-        """
-        Return a solution version as the API does.
-
-        :param arn: the solution version's ARN
-        """
-        return self._find_solution_version(arn).describe()
-
-    def _find_solution_version(self, arn: str) -> SolutionVersion:
-        if arn not in self.solution_versions:
-            raise ResourceNotFoundException(arn)
-        return self.solution_versions[arn]
-
     # --- Jobs -------------------------------------------------------------------------------------
 
     def create_job(self, kind: BatchJobKind, request: Mapping[str, Any]) -> str:
@@ -159,7 +86,7 @@ class BatchJobsBackend(PersonalizeBackend):
             members.setdefault("batchInferenceJobMode", DEFAULT_MODE)
         tags = {tag["tagKey"]: tag["tagValue"] for tag in members.pop("tags", ())}
         arn = self.job_arn(kind, members["jobName"])
-        version = self._find_solution_version(members["solutionVersionArn"])
+        version = self.find_solution_version(members["solutionVersionArn"])
         check_job(kind, members, version.recipe, self.region_name)
         check_tag_count(len(tags))
         if arn in self.jobs:
@@ -248,7 +175,7 @@ class BatchJobsBackend(PersonalizeBackend):
         return [job.summarize() for job in page], following
 
     def _make_token(self, kind: BatchJobKind, solution_version_arn: str | None, offset: int) -> str:
-        content = json.dumps([self._arn(kind.arn_resource), solution_version_arn, offset]).encode()
+        content = json.dumps([self.make_arn(kind.arn_resource), solution_version_arn, offset]).encode()
         return base64.urlsafe_b64encode(hashlib.sha256(content).digest()[:6] + content).decode()
 
     def _read_token(
@@ -364,7 +291,4 @@ class BatchJobsBackend(PersonalizeBackend):
         :param kind: the kind of job
         :param job_name: name of the job
         """
-        return self._arn(f"{kind.arn_resource}/{job_name}")
-
-    def _arn(self, resource: str) -> str:
-        return f"arn:{self.partition}:personalize:{self.region_name}:{self.account_id}:{resource}"
+        return self.make_arn(f"{kind.arn_resource}/{job_name}")

@@ -7,12 +7,9 @@ Airflow itself, in a throw-away Airflow home. Nothing leaves the machine.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
 import runpy
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +19,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Never
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.testing.airflow_home import (
+    DemoFailed,
+    airflow_home,
+    find_example_dags,
+    run_airflow,
+)
 from airflow_provider_personalize_segments.testing.example_jobs import ExampleJobs
 from airflow_provider_personalize_segments.testing.picture import draw_segments
 
@@ -34,10 +37,6 @@ PICTURE = "segments.svg"
 WITHOUT_PARQUET = (
     "Left out, as it needs the extra parquet: pip install 'airflow-provider-personalize-segments[parquet]'"
 )
-
-
-class DemoFailed(Exception):  # noqa: N818 - it is what happened to the demo, and nobody catches it by name
-    """Something did not go as it should; the message is the reason."""
 
 
 class Narrator:
@@ -84,18 +83,6 @@ class Narrator:
         self._screen.write(f"{time.monotonic() - self._start:6.1f} s  {text}\n")
 
 
-def find_example_dags() -> Path:
-    """Return the folder of the example DAGs: in the package when installed, beside it in a checkout."""
-    package = find_spec("airflow_provider_personalize_segments")
-    if package is None or package.origin is None:
-        raise DemoFailed("airflow_provider_personalize_segments is not installed.")
-    folder = Path(package.origin).parent
-    for candidate in (folder / "example_dags", folder.parent / "example_dags"):
-        if candidate.is_dir():
-            return candidate
-    raise DemoFailed(f"There are no example DAGs in or beside {folder}.")
-
-
 def describe_next_steps() -> list[str]:
     """Return what to do after the demo, a line each: in a checkout, or with what is installed."""
     examples = find_example_dags()
@@ -118,60 +105,6 @@ def describe_next_steps() -> list[str]:
         }
     width = max(len(step) for step in steps)
     return [f"{step:<{width}}  {meaning}" for step, meaning in steps.items()]
-
-
-@contextlib.contextmanager
-def airflow_home(name: str) -> Iterator[Path]:
-    """
-    Make an empty Airflow home below the current folder, and point this process's Airflow at it.
-
-    :param name: its name below ``.airflow``
-    :raises SystemExit: when another process uses it; says which, and what to do
-    """
-    home = Path.cwd() / ".airflow" / name
-    home.parent.mkdir(parents=True, exist_ok=True)
-    # The lock goes with the process, however it ends.
-    with home.with_suffix(".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            sys.exit(
-                f"Process {lock.read()} already runs Airflow in {home}. End it with Ctrl-C where it was "
-                "started, or start this one from another folder."
-            )
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir()
-        os.environ.update(
-            AIRFLOW_HOME=str(home),
-            AIRFLOW__CORE__DAGS_FOLDER=str(find_example_dags()),
-            AIRFLOW__CORE__LOAD_EXAMPLES="False",
-            AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home / 'airflow.db'}?timeout=60",
-            NO_PROXY="127.0.0.1,localhost",
-        )
-        yield home
-
-
-def run_airflow(*arguments: str, log: Path) -> None:
-    """
-    Run an Airflow command to its end.
-
-    :param arguments: the command line
-    :param log: where its output goes
-    :raises DemoFailed: when it fails
-    """
-    with log.open("a") as output:
-        done = subprocess.run(
-            [sys.executable, "-m", "airflow", *arguments],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode:
-        raise DemoFailed(f"airflow {' '.join(arguments)} ended with {done.returncode}; see {log}.")
 
 
 def has_parquet() -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Never
 
-from airflow_provider_personalize_segments.testing.demo import airflow_home, run_airflow
+from airflow_provider_personalize_segments.testing.airflow_home import airflow_home, run_airflow
 from airflow_provider_personalize_segments.testing.ports import hold_port
 from airflow_provider_personalize_segments.testing.server import LocalPersonalize
 from airflow_provider_personalize_segments.testing.world import World, living
@@ -56,7 +56,7 @@ def run_standalone(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """
     Run ``airflow standalone`` in its own process group, and end all of it at the end.
 
-    :param home: Airflow's home, as :func:`~.demo.airflow_home` made it
+    :param home: Airflow's home, as :func:`~.airflow_home.airflow_home` made it
     :param port: where its web server is to answer
     """
     passwords = home / "passwords.json"

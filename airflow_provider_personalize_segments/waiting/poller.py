@@ -18,15 +18,15 @@ import itertools
 import random
 from collections.abc import Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from airflow_provider_personalize_segments.bounded_calls import find_limit
 from airflow_provider_personalize_segments.connection_parts import ConnectionPart
-from airflow_provider_personalize_segments.connections import (
-    ConnectionSettings,
-    SharedConnection,
-    shared_connection,
-)
+from airflow_provider_personalize_segments.connections import SharedConnection, shared_connection
 from airflow_provider_personalize_segments.waiting.verdicts import Verdict, ask, make_silence
+
+if TYPE_CHECKING:
+    from airflow_provider_personalize_segments.connection_settings import ConnectionSettings
 
 MAX_BACKOFF = 300.0
 """Seconds between two calls about a job that AWS does not answer, unless its own interval is longer."""

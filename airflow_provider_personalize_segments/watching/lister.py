@@ -19,11 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_personalize_segments.arns import is_job_arn
 from airflow_provider_personalize_segments.connection_parts import ConnectionPart
-from airflow_provider_personalize_segments.connections import (
-    ConnectionSettings,
-    SharedConnection,
-    shared_connection,
-)
+from airflow_provider_personalize_segments.connections import SharedConnection, shared_connection
 from airflow_provider_personalize_segments.errors import (
     PersonalizeError,
     PersonalizeRequestError,
@@ -35,6 +31,7 @@ from airflow_provider_personalize_segments.watching.listing import Course, Job, 
 from airflow_provider_personalize_segments.watching.subscriptions import Subscription
 
 if TYPE_CHECKING:
+    from airflow_provider_personalize_segments.connection_settings import ConnectionSettings
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
 CALL_LIMIT = 30.0

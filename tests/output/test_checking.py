@@ -24,7 +24,7 @@ from airflow_provider_personalize_segments.operators import PersonalizeCreateBat
 from airflow_provider_personalize_segments.output.checking import check_output, find_error
 from airflow_provider_personalize_segments.output.objects import S3Object
 from airflow_provider_personalize_segments.output.reading import OutputSummary
-from airflow_provider_personalize_segments.output.records import RecordPart
+from airflow_provider_personalize_segments.output.record_parts import RecordPart
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 
 BUCKET = "example-bucket"

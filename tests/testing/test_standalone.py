@@ -24,7 +24,7 @@ import airflow
 import psutil
 import pytest
 
-from airflow_provider_personalize_segments.testing.demo import find_example_dags
+from airflow_provider_personalize_segments.testing.airflow_home import find_example_dags
 from airflow_provider_personalize_segments.testing.world import DOOMED_REASON, SECONDS_AFTER_QUESTION
 
 IS_AIRFLOW_3 = not airflow.__version__.startswith("2.")

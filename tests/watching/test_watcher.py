@@ -16,7 +16,7 @@ from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, ScriptedEndpoint, er
 
 from airflow_provider_personalize_segments import connections
 from airflow_provider_personalize_segments.airflow_compat import has_asset_watchers
-from airflow_provider_personalize_segments.connections import ConnectionSettings
+from airflow_provider_personalize_segments.connection_settings import ConnectionSettings
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobEventTrigger
 from airflow_provider_personalize_segments.watching import lister, listing, place
