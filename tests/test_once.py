@@ -14,7 +14,6 @@ from airflow_provider_personalize_segments.creating.names import MAX_NUMBER, num
 from airflow_provider_personalize_segments.creating.once import (
     ADOPT,
     FAIL,
-    FULL_INTERVALS,
     IF_EXISTS,
     MAX_LOOKS_BACK,
     NEW,
@@ -24,9 +23,9 @@ from airflow_provider_personalize_segments.creating.once import (
     Plan,
     Wanted,
     find,
-    find_delay,
     may_take,
 )
+from airflow_provider_personalize_segments.creating.pauses import FULL_INTERVALS, find_delay
 from airflow_provider_personalize_segments.errors import (
     InvalidParameterError,
     PersonalizeJobExistsError,

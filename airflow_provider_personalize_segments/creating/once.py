@@ -10,7 +10,6 @@ task never has two jobs, whichever process dies.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.waiting.verdicts import Log
 
 ADOPT, FAIL, NEW = IF_EXISTS = ("adopt", "fail", "new")
-FULL_INTERVALS = 4
-"""The most intervals between two attempts while no more jobs may run."""
 MAX_LOOKS_BACK = 20
 """The most calls that looking for jobs of earlier lineages makes."""
 
@@ -283,18 +280,3 @@ class Creation:
                 reason=f"AWS says that the job exists, and does not show it yet ({self.plan.job_arn})"
             )
         return Attempt(self.plan.job_arn, job, is_own=self.is_unanswered)
-
-
-def find_delay(count: int, interval: float, *, is_full: bool) -> float:
-    """
-    Return how many seconds to wait after an attempt that brought no job.
-
-    A full quota changes when a job ends, so AWS is asked at the interval, then a little less often; a fault
-    may be over in a moment. Both delays are random, so that tasks do not ask at the same moment.
-
-    :param count: how many such attempts there were in a row
-    :param interval: seconds between two calls about a job
-    :param is_full: whether AWS lets no more jobs run at a time
-    """
-    shortest, longest = (interval, interval * FULL_INTERVALS) if is_full else (1.0, interval)
-    return min(shortest * 2.0 ** min(count - 1, 16), longest) * random.uniform(0.5, 1.0)

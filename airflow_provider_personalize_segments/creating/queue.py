@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_personalize_segments.connection_parts import ConnectionPart
 from airflow_provider_personalize_segments.connections import SharedConnection, shared_connection
-from airflow_provider_personalize_segments.creating.once import Attempt, Creation, find_delay
+from airflow_provider_personalize_segments.creating.once import Attempt, Creation
+from airflow_provider_personalize_segments.creating.pauses import find_delay
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.connection_settings import ConnectionSettings

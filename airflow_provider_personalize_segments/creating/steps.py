@@ -14,10 +14,10 @@ from airflow_provider_personalize_segments.creating.once import (
     Creation,
     Plan,
     find,
-    find_delay,
     look,
     may_take,
 )
+from airflow_provider_personalize_segments.creating.pauses import Pauses, find_delay
 from airflow_provider_personalize_segments.creating.requests import find_path_warnings
 from airflow_provider_personalize_segments.errors import (
     InvalidParameterError,
@@ -287,20 +287,3 @@ class CreatingSteps(CreatedSteps):
         if job is None:
             raise PersonalizeNoSlotError(plan.job_arn, reason, self.pace.timeout)
         return Attempt(plan.job_arn, job)
-
-
-class Pauses:
-    """Counts attempts in vain, of one sort in a row."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._is_full = False
-
-    def add(self, *, is_full: bool) -> None:
-        """
-        Count one.
-
-        :param is_full: its sort: whether AWS lets no more jobs run at a time
-        """
-        self.count = self.count + 1 if is_full == self._is_full else 1
-        self._is_full = is_full
