@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import runpy
@@ -12,16 +11,12 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import pytest
-from botocore import hooks
-from botocore.loaders import JSONFileLoader, Loader
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
@@ -55,39 +50,12 @@ settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=20_000)
 settings.load_profile("default")
 
-# botocore reads its models, lists its services and looks at its handlers anew for every session, which would
-# be half of what these tests compute.
-JSONFileLoader.load_file = staticmethod(cache(JSONFileLoader().load_file))
-
-
-def _list_services_once(list_services: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    known: dict[Any, list[str]] = {}
-
-    def list_once(loader: Loader, type_name: str) -> list[str]:
-        key = (type_name, *loader.search_paths)
-        if key not in known:
-            known[key] = list_services(loader, type_name)
-        return known[key]
-
-    return list_once
-
-
-def _look_once(look: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # handlers hold clients, which tests count
-
-    def look_once(handler: Any) -> bool:
-        if handler not in known:
-            known[handler] = look(handler)
-        return known[handler]
-
-    return look_once
-
-
-Loader.list_available_services = _list_services_once(Loader.list_available_services)
-hooks.accepts_kwargs = _look_once(hooks.accepts_kwargs)
-
 # For what test files share and import by name: ``running_airflow.harness``.
 sys.path.append(str(Path(__file__).parent))
+
+from repetition import spare_botocore, spare_collector  # noqa: E402 - it stands beside this file
+
+spare_botocore()
 
 pytest_plugins = ["airflow_provider_personalize_segments.testing.fixtures"]
 
@@ -136,10 +104,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave Airflow's million objects out of what Python's collector goes through again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    """By now Airflow is imported."""
+    spare_collector()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

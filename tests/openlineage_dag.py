@@ -152,8 +152,12 @@ class NoOpenLineage:
 def main(conf, task_ids, is_without):
     if is_without:
         NoOpenLineage.install()
+    from repetition import spare_botocore, spare_collector
+
     from airflow_provider_personalize_segments.testing.runs import run_dag
 
+    spare_botocore()
+    spare_collector()
     cases = [case for case in CASES if case.task_id in task_ids]
     result = run_dag(make_dag(cases), environment={}, conf=conf, poke_interval=0.1)
     modules = sorted(each for each in sys.modules if "lineage" in each)
