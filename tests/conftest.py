@@ -76,8 +76,8 @@ class OneAirflowAfterTheOther(LoadScopeScheduling):
     """
     Hands each test to the next free worker, but all that drive a running Airflow to two workers.
 
-    Two of them are as much as two cores carry. Tests that share a run of a DAG share a worker. xdist's own
-    groups do nothing with pytest 9.2.
+    Two of them are as much as two cores carry. Tests that share a run of a DAG, or a command, share a worker.
+    xdist's own groups do nothing with pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -92,6 +92,7 @@ _SHARED_RUNS = {
     # Without watchers, the first two are over sooner.
     "test_running_triggerer": "waiting" if version("apache-airflow").startswith("2.") else "creating",
     "test_openlineage": "openlineage",
+    "test_provider_info": "provider_info",
 }
 
 

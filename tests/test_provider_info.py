@@ -43,12 +43,32 @@ def test_every_module_it_names_is_there():
                 importlib.import_module(module)
 
 
-def airflow(*arguments):
+COMMANDS = {
+    "list": ["list"],
+    "get": ["get", DISTRIBUTION],
+    "links": ["links"],
+    "hooks": ["hooks"],
+    "triggers": ["triggers"],
+}
+# One process for all of them, as Airflow takes seconds of a core to be imported.
+RUN_COMMANDS = """
+import json, sys
+from airflow.__main__ import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["airflow", "providers", *arguments, "--output", "json"]
+    main()
+    print("\\0", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(_airflow_database):
+    """What ``airflow providers`` answers, by command."""
     done = subprocess.run(
-        [sys.executable, "-m", "airflow", "providers", *arguments, "--output", "json"],
+        [sys.executable, "-c", RUN_COMMANDS, json.dumps([*COMMANDS.values()])],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -56,26 +76,28 @@ def airflow(*arguments):
         line for line in (done.stdout + done.stderr).splitlines() if DISTRIBUTION in line and "rror" in line
     ]
     assert complaints == []
-    # Airflow 3.0 logs to the same stream; its lines begin with a date.
-    printed = "\n".join(line for line in done.stdout.splitlines() if not re.match(r"\[\d{4}-", line))
-    return json.loads(printed[printed.index("[") :])
+    found = {}
+    for command, output in zip(COMMANDS, done.stdout.split("\0"), strict=False):
+        # Airflow 3.0 logs to the same stream; its lines begin with a date.
+        printed = "\n".join(line for line in output.splitlines() if not re.match(r"\[\d{4}-", line))
+        found[command] = json.loads(printed[printed.index("[") :])
+    return found
 
 
-@pytest.mark.usefixtures("_airflow_database")
 class TestAirflowsCommands:
-    def test_list(self):
-        (ours,) = (each for each in airflow("list") if each["package_name"] == DISTRIBUTION)
+    def test_list(self, answers):
+        (ours,) = (each for each in answers["list"] if each["package_name"] == DISTRIBUTION)
         assert ours["version"] == package.__version__
 
-    def test_get(self):
-        (ours,) = airflow("get", DISTRIBUTION)
+    def test_get(self, answers):
+        (ours,) = answers["get"]
         assert ours["Provider"] == DISTRIBUTION
         assert ours["Version"] == package.__version__
 
-    def test_links(self):
-        listed = {each["extra_link_class_name"] for each in airflow("links")}
+    def test_links(self, answers):
+        listed = {each["extra_link_class_name"] for each in answers["links"]}
         assert set(get_provider_info()["extra-links"]) <= listed
 
     @pytest.mark.parametrize("what", ["hooks", "triggers"])
-    def test_the_others_run(self, what):
-        assert isinstance(airflow(what), list)
+    def test_the_others_run(self, what, answers):
+        assert isinstance(answers[what], list)
