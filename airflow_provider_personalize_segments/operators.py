@@ -238,7 +238,7 @@ class PersonalizeCreateBatchInferenceJobOperator(CreateBatchJobOperator):
         self.batch_inference_job_config = batch_inference_job_config
         self.batch_inference_job_mode = batch_inference_job_mode
         self.theme_generation_config = theme_generation_config
-        self.written["batch_inference_job_config"] = batch_inference_job_config
+        self.written_texts["batch_inference_job_config"] = batch_inference_job_config
 
 
 class PersonalizeSegmentsToParquetOperator(OutputToParquetOperator):

@@ -90,10 +90,10 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Check what was rendered, then wait until the job is done."""
         with self.told_failure():
-            return self.steps.execute(context)
+            return self.worker_steps.execute(context)
 
     @property
-    def steps(self) -> SensorSteps:
+    def worker_steps(self) -> SensorSteps:
         """What a worker does for this sensor."""
         from airflow_provider_personalize_segments.waiting.sensing import SensorSteps
 

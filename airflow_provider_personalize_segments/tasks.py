@@ -2,7 +2,7 @@
 What every sensor and operator here shares: which connection and region it calls, and its hook.
 
 Every DAG file loads the modules that hold tasks, each time it is parsed. They hold what Airflow has to know
-of a task. What a worker does stands in modules that are imported when a task runs.
+of a task. What a worker does stands in modules, or at least imports them, when a task runs.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class PersonalizeTask(BaseOperator):
     """
 
     template_fields: Sequence[str] = CONNECTION_FIELDS
+    # Clients have locks, which cannot be copied deeply.
+    shallow_copy_attrs: Sequence[str] = ("hook",)
     kind: ClassVar[BatchJobKind]
     _named_otherwise: ClassVar[Mapping[str, str]] = {}
     """Parameters that other operators and sensors have, and what a user of this one writes instead."""

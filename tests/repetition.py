@@ -46,8 +46,9 @@ def _look_once(look: Callable[[Any], bool]) -> Callable[[Any], bool]:
     known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # handlers hold clients, which tests count
 
     def look_once(handler: Any) -> bool:
-        if handler not in known:
-            known[handler] = look(handler)
-        return known[handler]
+        answer = known.get(handler)
+        if answer is None:
+            answer = known[handler] = look(handler)
+        return answer
 
     return look_once

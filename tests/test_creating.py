@@ -525,7 +525,7 @@ class TestDeferring:
         options = {"timeout": 60, "execution_timeout": timedelta(seconds=30), "tags": {"team": "growth"}}
         ti, kept, told = self.defer(local, **options)
         start = ti.start_date
-        request = operator(local, tags={"team": "growth"}).steps.parameters.build_request({})
+        request = operator(local, tags={"team": "growth"}).worker_steps.parameters.build_request({})
         assert "LimitExceededException" in told.pop("reason")
         assert told == {
             "kind": "segment",
@@ -653,7 +653,7 @@ class TestResuming:
         task = operator(local, **options)
         kwargs = payload if method == "__fail__" else {"event": payload}
         if method == "execute_created":
-            kwargs |= {"job_name": name, "request": task.steps.parameters.build_request({})}
+            kwargs |= {"job_name": name, "request": task.worker_steps.parameters.build_request({})}
         return task.resume_execution(method, kwargs, {"ti": ti or TaskInstance(), **(context or {})})
 
     def event(self, **members):
@@ -669,7 +669,7 @@ class TestResuming:
     def test_a_created_job_is_not_lost_to_a_template_that_renders_to_nonsense_now(self, local):
         local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version)
         task = operator(local, num_results="none any more")
-        request = operator(local).steps.parameters.build_request({})
+        request = operator(local).worker_steps.parameters.build_request({})
         kwargs = {"event": self.event(), "job_name": "weekly", "request": request}
         assert task.resume_execution("execute_created", kwargs, {"ti": TaskInstance()}) == ARN
 

@@ -377,7 +377,7 @@ class TestLogOfAWait:
             task_id="wait", job_arn=ARN, mode="reschedule", timeout=3600
         )
         # Airflow's own loop looks into its database for the first start.
-        sensor.steps.begin({"ti": ti})
+        sensor.worker_steps.begin({"ti": ti})
         assert sensor.poke({"ti": ti}).is_done
         log = "\n".join(read_log())
         words = f"Waiting in mode reschedule for {ARN}: asking AWS every 1 min"

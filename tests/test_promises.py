@@ -270,7 +270,7 @@ class Try:
         self.failed_before = {arn for arn, job in task.world.jobs().items() if job.status == FAILED}
         self.has_hidden = self.is_ghost = False
         self.retries = task.retries
-        self.request = self.operator().steps.parameters.build_request({})
+        self.request = self.operator().worker_steps.parameters.build_request({})
         self.lineage.requests.append(self.request)
 
     def operator(self):
@@ -294,7 +294,7 @@ class Try:
         elif options.varies == "input_path":
             given["input_path"] = f"s3://example-bucket/input/{self.try_number}.json"
         operator = PersonalizeCreateBatchSegmentJobOperator(**given)
-        operator.steps.has_links = True  # tests of their own have them; each costs a call
+        operator.worker_steps.has_links = True  # tests of their own have them; each costs a call
         return operator
 
     def xcom_push(self, key, value):
@@ -553,7 +553,7 @@ class Task:
         world.tasks.append(self)
         self.recorded_free = set()
         """Names that it recorded while no job had them."""
-        self.plain_request = Try(self).operator().steps.parameters.build_request({})
+        self.plain_request = Try(self).operator().worker_steps.parameters.build_request({})
         self.lineage.requests.clear()
 
     def __str__(self):

@@ -262,7 +262,7 @@ def messages():
     lost = sensors.PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=arn, max_error_rate="{{ rate }}")
     lost.max_error_rate = None  # as Airflow renders an empty XCom
     with pytest.raises(ValueError, match="the XCom or the template") as empty:
-        _ = lost.steps.error_limit
+        _ = lost.worker_steps.error_limit
     yield str(empty.value)
     # Logged, not raised; test_sensors.py and test_operators.py produce them.
     for module in (verdicts, listed_jobs, steps, lister, watcher):

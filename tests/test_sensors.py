@@ -130,7 +130,6 @@ class TestPoke:
     def test_a_copy_of_a_sensor_that_has_run_asks_for_itself(self, personalize, add_job, make_copy):
         sensor, other = make_sensor(add_job(status="ACTIVE")), NO_JOB
         assert sensor.poke({}).is_done
-        del sensor.hook  # holds a client, which Python copies in no way
         copied = make_copy(sensor)
         copied.job_arn = other
         with pytest.raises(PersonalizeRequestError, match="batch-segment-job/none"):

@@ -97,7 +97,7 @@ class CreatedSteps(WaitingSteps):
             job = {self.task.kind.arn_member: arn, "jobName": arn.rpartition("/")[2], **request}
         self.last_job = job
         self._push_job(context, job)
-        self.push_links(context, attempt.job or (self.plan.request if self.plan else {}))
+        self.push_links(context, job)
         return arn
 
     def _push_job(self, context: Context, job: dict[str, Any] | None) -> None:

@@ -33,7 +33,7 @@ REQUEST_PARAMETERS = (
 
 class RenderedParameters:
     """
-    Reads the parameters of a create operator; each property raises a ValueError when its own cannot be right.
+    Reads the parameters of a create operator, and raises a ValueError for one that cannot be right.
 
     :param task: the operator, as rendered
     """
@@ -101,7 +101,7 @@ class RenderedParameters:
         """
         task = self._task
         record = TaskRecord(context, task.log)
-        if task.job_name is None and task.written["job_name"] is not None:
+        if task.job_name is None and task.written_texts["job_name"] is not None:
             raise ValueError(
                 f"{task.source_of('job_name')} is None: the XCom that it comes from is empty. Leave job_name "
                 "out to derive it from the task."
@@ -116,7 +116,7 @@ class RenderedParameters:
     def _render(self, parameter: str, kind_of_text: type, context: Context) -> Any:
         """Return a parameter with its texts rendered as text, also where Airflow renders native objects."""
         task = self._task
-        written, rendered = task.written.get(parameter), getattr(task, parameter)
+        written, rendered = task.written_texts.get(parameter), getattr(task, parameter)
         renderer = find_text_renderer(task, parameter) if isinstance(written, kind_of_text) else None
         if renderer is None:
             return rendered

@@ -158,7 +158,7 @@ class CreateBatchJobOperator(JobWaitingTask):
         self.poll_interval = poll_interval
         self.timeout = timeout
         # Airflow may render these as native objects, which are not always the text that was written.
-        self.written: dict[str, Any] = {"job_name": job_name, "tags": tags}
+        self.written_texts: dict[str, Any] = {"job_name": job_name, "tags": tags}
 
     @property
     def arn_region(self) -> str:
@@ -170,7 +170,7 @@ class CreateBatchJobOperator(JobWaitingTask):
         )
 
     @property
-    def steps(self) -> CreatingSteps:
+    def worker_steps(self) -> CreatingSteps:
         """What a worker does for this operator."""
         from airflow_provider_personalize_segments.creating.steps import CreatingSteps
 
@@ -179,7 +179,7 @@ class CreateBatchJobOperator(JobWaitingTask):
     def execute(self, context: Context) -> str:
         """Check what was rendered, have a job, and wait until it is done."""
         with self.told_failure():
-            return self.steps.execute(context)
+            return self.worker_steps.execute(context)
 
     def execute_created(
         self,
@@ -196,8 +196,10 @@ class CreateBatchJobOperator(JobWaitingTask):
         :param job_name: the name under which the trigger created the job
         :param request: the members of the Create request but the name
         """
-        return self.steps.execute_created(context, event, job_name, request)
+        return self.worker_steps.execute_created(context, event, job_name, request)
 
     def on_kill(self) -> None:
         """Say what becomes of the job when the task is ended on a worker."""
-        self.steps.tell_kill()
+        # Airflow calls this from a signal handler, which may have interrupted the import of the steps.
+        if (steps := self._kept_steps()) is not None:
+            steps.tell_kill()

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
-class DemoFailed(Exception):  # noqa: N818 - it is what happened to the demo, and nobody catches it by name
+class DemoFailed(Exception):  # noqa: N818 - it is what happened to the demo, or to `make airflow`
     """Something did not go as it should; the message is the reason."""
 
 

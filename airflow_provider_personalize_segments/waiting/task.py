@@ -22,27 +22,31 @@ class JobWaitingTask(PersonalizeTask):
     """Base of the sensors and operators that wait for a job; not for use in a DAG by itself."""
 
     operator_extra_links = LINKS
-    # Threads and clients are not to be copied deeply; a copy of the task makes its own.
-    shallow_copy_attrs: Sequence[str] = ("_steps",)
+    shallow_copy_attrs: Sequence[str] = (*PersonalizeTask.shallow_copy_attrs, "_steps")
     max_error_rate: float | str | None = None
     has_error_limit = False
     """Whether the DAG file gives ``max_error_rate``, whatever it is rendered to."""
 
     @property
     @abstractmethod
-    def steps(self) -> WaitingSteps:
+    def worker_steps(self) -> WaitingSteps:
         """What a worker does for this task; imported and made on first use."""
 
+    def _kept_steps(self) -> Any:
+        """Return this task's own steps, if it has run; not those of a task that it was copied from."""
+        steps = vars(self).get("_steps")
+        return steps if steps is not None and steps.task is self else None
+
     def _keep_steps(self, make: Callable[[Self], Steps]) -> Steps:
-        """Return this task's own steps, made on first use; a copy of the task makes its own."""
-        steps: Steps | None = vars(self).get("_steps")
-        if steps is None or steps.task is not self:
+        """Return this task's own steps, made on first use."""
+        steps: Steps | None = self._kept_steps()
+        if steps is None:
             vars(self)["_steps"] = steps = make(self)
         return steps
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Ask Personalize once; done when the job is ACTIVE."""
-        return self.steps.poke(context)
+        return self.worker_steps.poke(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """
@@ -52,7 +56,7 @@ class JobWaitingTask(PersonalizeTask):
         :param event: the event; any other than our trigger's is an error
         :returns: what the task returns when the job is ACTIVE
         """
-        return self.steps.execute_complete(context, event)
+        return self.worker_steps.execute_complete(context, event)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """
@@ -62,11 +66,11 @@ class JobWaitingTask(PersonalizeTask):
         something else again on Airflow 2.
         """
         with self.told_failure():
-            return self.steps.resume(next_method, next_kwargs, context)
+            return self.worker_steps.resume(next_method, next_kwargs, context)
 
     def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any] | None:
         """Tell OpenLineage what the task waits for or creates; it asks again when the task resumes."""
-        return self.steps.tell_lineage()
+        return self.worker_steps.tell_lineage()
 
     def get_openlineage_facets_on_complete(self, ti: Any) -> OperatorLineage[Any, Any] | None:
         """
@@ -74,7 +78,7 @@ class JobWaitingTask(PersonalizeTask):
 
         :param ti: the task's instance
         """
-        return self.steps.tell_lineage()
+        return self.worker_steps.tell_lineage()
 
     def get_openlineage_facets_on_failure(self, ti: Any) -> OperatorLineage[Any, Any] | None:
         """
@@ -82,4 +86,4 @@ class JobWaitingTask(PersonalizeTask):
 
         :param ti: the task's instance
         """
-        return self.steps.tell_lineage()
+        return self.worker_steps.tell_lineage()
