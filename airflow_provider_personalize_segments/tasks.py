@@ -1,8 +1,8 @@
 """
 What every sensor and operator here shares: which connection and region it calls, and its hook.
 
-Every DAG file loads the modules that hold tasks, each time it is parsed. They hold what Airflow has to know
-of a task. What a worker does stands in modules, or at least imports them, when a task runs.
+Every DAG file loads the modules that hold tasks, each time Airflow parses it. These modules hold what Airflow
+has to know of a task. A task imports what its worker needs when it runs.
 """
 
 from __future__ import annotations
