@@ -25,8 +25,8 @@ CREATES = 8
 NEIGHBOURS = [15, 30, 45, 60]
 LONGEST_STALL = 4.0
 """Seconds; less than any hang that the test makes, more than a busy machine takes away."""
-MOST_LOST = 2
-"""Of 45 tasks, by Airflow itself."""
+MOST_LOST = 4
+"""Of 45 tasks, by Airflow itself. Triggers of ours that fired too early would lose most of them."""
 ODD_REASON = "cut off \ud83d here \0"
 
 
