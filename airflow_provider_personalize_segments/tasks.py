@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
 
 DEFAULT_DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
-"""Whether tasks are deferrable that do not say."""
+"""Whether a task is deferrable when its DAG file does not say."""
 CONNECTION_FIELDS = ("aws_conn_id", "region_name", "verify", "botocore_config")
 
 

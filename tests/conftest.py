@@ -173,7 +173,8 @@ def _no_pause_before_events(monkeypatch: pytest.MonkeyPatch) -> None:
         warnings.simplefilter("ignore")  # Airflow 2 warns of its own settings when it is imported
         triggers = import_module("airflow_provider_personalize_segments.waiting.trigger")
         if version("apache-airflow").startswith("2."):
-            # Made once, by whichever test is the first; with 2.11.0's libraries it warns, too.
+            # Airflow makes its list of providers once, for the first test that asks. With 2.11.0's libraries
+            # Airflow warns meanwhile, and a warning that is an error leaves no list.
             import_module("airflow.providers_manager").ProvidersManager()
     monkeypatch.setattr(triggers, "EARLIEST_EVENT", 0.0)
 

@@ -16,7 +16,7 @@ def spare_botocore() -> None:
     """
     Let botocore read its models, list its services and look at its handlers once, and not for every session.
 
-    It would be half of what the tests compute.
+    Doing so for every session would be half of what the tests compute.
     """
     JSONFileLoader.load_file = staticmethod(cache(JSONFileLoader().load_file))
     Loader.list_available_services = _list_services_once(Loader.list_available_services)

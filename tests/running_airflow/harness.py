@@ -235,8 +235,8 @@ class RunningAirflow:
 
         On SQLite the scheduler can read a task's state from before the deferral, which is "running". A busy
         scheduler hears of the deferral when the trigger has fired already, and the task is "queued" again.
-        It then fails or repeats the task, whichever operator that is. A trigger of ours that fires too early
-        looks like the latter, so callers allow a few of many.
+        The scheduler then fails or repeats the task, whichever operator that is. A trigger of ours that fires
+        too early leaves the same line with "queued", so callers allow a few of many.
         """
         log = (self.home / "scheduler.log").read_text(errors="replace")
         task = r"<TaskInstance: \w+\.(\S+) .*\[(?:running|queued)\]"
