@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -145,12 +146,28 @@ def run_part(log: str, arguments: list[str]) -> None:
     sys.exit(main())
 
 
+def share_routes() -> None:
+    """
+    Make the routes of the API that each triggerer asks within its own process.
+
+    On Airflow 3.3 a triggerer computes for three seconds to make them.
+    """
+    try:
+        from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
+    except ModuleNotFoundError:  # before Airflow 3.0
+        return
+    app: Any = InProcessExecutionAPI().app
+    app._cadwyn_initialize()
+    InProcessExecutionAPI.app = app
+
+
 def main() -> None:
     orders, answers = sys.stdin, os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Airflow prints while it is imported, and only process IDs are answers
     for name in ("airflow.__main__", *IMPORTED):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
+    share_routes()
     gc.collect()
     gc.freeze()  # what was imported is shared by all parts as long as Python's collector leaves it alone
     for order in orders:
