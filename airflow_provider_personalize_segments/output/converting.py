@@ -193,7 +193,12 @@ class _Conversion:
         self._results.hand_on()
 
     def _add_piece(self, part: RecordPart, record: _LongRecord) -> None:
-        if record.query is not None and not record.problem:
+        if record.problem:
+            return
+        if record.query is None:
+            # What makes it void has to be known after one reading, whatever it was asked for.
+            record.problem = self._rows.find_problem(part)
+        else:
             record.problem = self._add_rows(part, record.query)
             record.has_rows = record.has_rows or not record.problem
 

@@ -81,6 +81,14 @@ class ResultRows(Rows):
         :raises WrongRecordError: when it cannot be rows; nothing was added
         """
 
+    def find_problem(self, part: RecordPart) -> str | None:
+        """
+        Return why a part of a long record cannot be rows, without adding it; ``None`` when nothing is wrong.
+
+        :param part: the part
+        """
+        return None
+
     def _add_rows(self, query: str, count: int, start: int) -> int:
         if not self._queries or self._queries[-1] != query:
             self._queries.append(query)

@@ -57,12 +57,18 @@ class SegmentRows(ResultRows):
 
     def add(self, part: RecordPart, query: str) -> int:
         """Add the users of a part of a record; see :meth:`ResultRows.add`."""
-        users = part.values
-        if not isinstance(users, pa.StringArray):
-            users = _make_texts(users, f"the record's {part.list_name}")
+        users = _read_users(part)
         self._users.append(users)
         self._bytes += users.nbytes
         return self._add_rows(query, len(users), part.start)
+
+    def find_problem(self, part: RecordPart) -> str | None:
+        """Return why the users of a part of a record cannot be rows; see :meth:`ResultRows.find_problem`."""
+        try:
+            _read_users(part)
+        except WrongRecordError as error:
+            return str(error)
+        return None
 
     def _columns(self) -> list[Any]:
         query, rank = super()._columns()
@@ -224,6 +230,13 @@ def _check_text(value: object, source: str) -> str:
     if not _is_utf8(value):
         raise WrongRecordError(f"{source} holds half a character, which no table can: {show(value)}")
     return value
+
+
+def _read_users(part: RecordPart) -> pa.StringArray:
+    users = part.values
+    return (
+        users if isinstance(users, pa.StringArray) else _make_texts(users, f"the record's {part.list_name}")
+    )
 
 
 def _make_texts(values: Sequence[Any], source: str) -> pa.StringArray:

@@ -245,6 +245,8 @@ def test_both_known_shapes_are_rows(record, separators, longest):
         ({**segment("105", IDS), "error": "User error: no such item"}, "User error: no such item"),
         (segment("105", [*IDS, 7]), "usersList holds something else than text"),
         (segment("105", [*IDS, None]), "usersList holds something else than text"),
+        ({"output": {"usersList": [*IDS, None]}, "input": {"itemId": "1"}}, "holds something else than text"),
+        ({"output": {"usersList": [None, *IDS]}, "input": {"itemId": "1"}}, "holds something else than text"),
         (segment("105", [*IDS, "\ud800"]), "usersList holds half a character, which no table can"),
         ({"output": {"usersList": IDS}}, "the record does not say for what it was asked"),
         ({"output": {"usersList": IDS}, "input": {"itemId": 7}}, "does not say for what it was asked"),
