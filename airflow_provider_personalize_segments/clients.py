@@ -57,6 +57,7 @@ class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
         self._clients: dict[str | None, PersonalizeClient] = {}
         self._making = threading.RLock()
         self._is_fixed = False
+        self._repeating_nothing: Self | None = None
 
     # The base class has a cached property: of these, Python 3.11 computes one at a time for a whole class, so
     # a hook whose credentials hang would hold up all others in the process.
@@ -90,6 +91,22 @@ class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
         if self.config.retries:
             return self
         return self._with_config(retries={"total_max_attempts": 1})
+
+    def repeating_nothing(self) -> Self:
+        """
+        Return a hook of the same settings whose client repeats nothing, whatever is configured.
+
+        For Create: when botocore repeats a Create that AWS has carried out, AWS answers that the job exists,
+        and nobody can tell whose it is.
+        """
+        with self._making:
+            if (self.config.retries or {}).get("total_max_attempts") == 1:
+                return self
+            if self._repeating_nothing is None:
+                hook = self._with_config(retries={"total_max_attempts": 1})
+                hook._is_fixed = self._is_fixed
+                self._repeating_nothing = hook
+            return self._repeating_nothing
 
     def with_limit(self, seconds: float) -> Self:
         """

@@ -435,6 +435,18 @@ class TestCreating:
         assert creation.attempt(world.hook) == Attempt(world.arn(), world.described(), is_own=True)
         assert world.names() == ["weekly"]
 
+    @pytest.mark.parametrize("retries", [{"total_max_attempts": 3}, {"mode": "standard", "max_attempts": 4}])
+    def test_is_its_own_though_botocore_is_set_to_repeat(self, world, retries):
+        """A Create that botocore repeats would be answered by "exists", as if the job were another task's."""
+        hook = PersonalizeHook(config={"retries": retries}).without_retries()
+        world.local.faults.drop_answer(times=1, operation=CREATE)
+        creation = world.creation()
+        assert creation.attempt(hook).job_arn is None
+        assert creation.is_unanswered
+        assert creation.attempt(hook) == Attempt(world.arn(), world.described(), is_own=True)
+        assert world.calls().count(CREATE) == 1
+        hook.close()
+
     @pytest.mark.parametrize(("fault", "options", "words"), FAULTS)
     def test_decides_nothing_when_that_look_has_no_answer(self, world, fault, options, words):
         world.local.faults.drop_answer(times=1, operation=CREATE)

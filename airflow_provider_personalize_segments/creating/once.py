@@ -251,7 +251,7 @@ class Creation:
         """
         Create the job, unless it exists by now; blocks.
 
-        :param hook: the hook to call with; one that repeats nothing by itself
+        :param hook: the hook to call with
         :raises PersonalizeRequestError: when AWS refuses for good
         """
         try:
@@ -263,7 +263,8 @@ class Creation:
 
     def _create(self, hook: PersonalizeHook) -> Attempt:
         try:
-            arn = hook.create_job(self.plan.kind, jobName=self.plan.job_name, **self.plan.request)
+            create = hook.repeating_nothing().create_job
+            arn = create(self.plan.kind, jobName=self.plan.job_name, **self.plan.request)
         except PersonalizeUnavailableError as error:
             is_full = error.code == "LimitExceededException"
             self.is_unanswered = self.is_unanswered or not (is_full or error.is_throttling)
