@@ -17,7 +17,7 @@ All errors are a :class:`PersonalizeError`, too.
     └── InvalidParameterError       a parameter's value cannot be right; also a ValueError
     AirflowSensorTimeout            Airflow fails the task at once
     ├── PersonalizeJobTimeoutError  the job was not over in time
-    └── PersonalizeNoSlotError      no job could be created in time
+    └── PersonalizeNoSlotError      no job could be created in time, as far as is known
     RuntimeError                    Airflow retries the task
     ├── PersonalizeNewJobFailedError  the job that the task created failed; a retry creates another
     ├── S3UnavailableError          S3 did not answer properly; it may the next time
@@ -214,26 +214,38 @@ class PersonalizeJobTimeoutError(_PicklableError, AirflowSensorTimeout):
     :param timeout: the timeout in seconds
     :param fault: what the last call about the job met instead of an answer, and what to do about it; ``None``
         when AWS answered it
+    :param is_created: whether the task creates jobs, so that it may create another when it is cleared
     """
 
-    def __init__(self, job_arn: str, status: str | None, timeout: float, fault: str | None = None) -> None:
+    def __init__(
+        self,
+        job_arn: str,
+        status: str | None,
+        timeout: float,
+        fault: str | None = None,
+        is_created: bool = False,
+    ) -> None:
         self.job_arn = job_arn
         self.status = status = None if status is None else clean_text(status, MAX_WORD_LENGTH)
         self.timeout = timeout
         self.fault = fault = clean_text(fault, MAX_REASON_LENGTH) if fault else None
-        self.fields = (job_arn, status, timeout, fault)
+        self.is_created = is_created
+        self.fields = (job_arn, status, timeout, fault, is_created)
         if fault:
             known = f" (the status before was {status})" if status else ""
             text = f"No answer when the timeout of {timeout:g} s was over{known}: {fault.rstrip('. ')}."
-            advice = "The job goes on by itself: clear the task to wait on."
         else:
             text = (
                 f"Not ACTIVE when the timeout of {timeout:g} s was over: its last known status is "
                 f"{status or 'none'}."
             )
+        longer = "" if fault else ", and raise timeout if it may take longer"
+        advice = f"The job goes on by itself: clear the task to wait on{longer}."
+        if is_created:
             advice = (
-                "The job goes on by itself: clear the task to wait on, and raise timeout if it may take "
-                "longer."
+                f"The job goes on by itself: while it is unfinished, clear the task to wait on{longer}. When "
+                "the job is ACTIVE, do not clear the task, which may then create another job; let a sensor "
+                "take this one."
             )
         super().__init__(f"{text} {advice} {_name_job(job_arn)}")
 
@@ -246,17 +258,26 @@ class PersonalizeNoSlotError(_PicklableError, AirflowSensorTimeout):
     :param reason: why AWS did not create it when it was last asked, and what to do about it; ``None`` when no
         call was made
     :param timeout: the timeout in seconds
+    :param may_exist: whether the job may exist all the same, as AWS did not say what became of a Create, or
+        whether an earlier try had created it
     """
 
-    def __init__(self, job_arn: str, reason: str | None, timeout: float) -> None:
+    def __init__(self, job_arn: str, reason: str | None, timeout: float, may_exist: bool = False) -> None:
         self.job_arn = job_arn
         self.reason = reason = clean_text(reason, MAX_REASON_LENGTH) if reason else None
         self.timeout = timeout
-        self.fields = (job_arn, reason, timeout)
+        self.may_exist = may_exist
+        self.fields = (job_arn, reason, timeout, may_exist)
         why = (reason or "No triggerer asked for it; see whether one is running").rstrip(". ")
+        known, advice = "Not created", "Clear the task to try again."
+        if may_exist:
+            known = "Not known to be created"
+            advice = (
+                "Look whether the job exists: if it does, let a sensor wait for it; if not, clear the task "
+                "to try again."
+            )
         super().__init__(
-            f"Not created when the timeout of {timeout:g} s was over: {why}. Clear the task to try again. "
-            f"{_name_job(job_arn)}"
+            f"{known} when the timeout of {timeout:g} s was over: {why}. {advice} {_name_job(job_arn)}"
         )
 
 

@@ -366,6 +366,35 @@ class TestOnce:
         assert execute(local, TaskInstance(try_number=2, max_tries=1), retries=1) == f"{ARN}-2"
         assert jobs(local) == {"weekly": "CREATE FAILED", "weekly-2": "ACTIVE"}
 
+    @pytest.mark.parametrize("has_store", [True, False])
+    def test_unless_the_next_try_could_not_tell_it_from_anothers(self, local, has_store):
+        """Before Airflow 3.3 a retry of `fail` refuses the job, and would hide Personalize's reason."""
+        local.fail_job("weekly", "No")
+        error = PersonalizeNewJobFailedError if has_store else PersonalizeJobFailedError
+        context = {"task_state_store": Store() if has_store else None}
+        with pytest.raises(error, match="CREATE FAILED: No"):
+            execute(local, TaskInstance(max_tries=1), context, retries=1, if_exists="fail")
+
+    def test_a_timeout_says_when_a_clear_would_create_another(self, local):
+        local._settings.progress = "by_hand"
+        with pytest.raises(PersonalizeJobTimeoutError, match="do not clear the task, which may then create"):
+            execute(local, timeout=0.2)
+
+    @pytest.mark.parametrize("has_answer", [True, False])
+    def test_says_that_the_job_may_exist_when_aws_did_not_answer_create(self, local, has_answer):
+        note = local.calls.append
+
+        def note_and_throttle(call):
+            note(call)
+            if call.operation == CREATE:
+                local.faults.throttle(operation="DescribeBatchSegmentJob")
+
+        local.calls.append = note_and_throttle
+        (local.faults.throttle if has_answer else local.faults.drop_answer)(operation=CREATE)
+        words = "Not created when" if has_answer else "Not known to be created when"
+        with pytest.raises(PersonalizeNoSlotError, match=words):
+            execute(local, timeout=1.5)
+
     def test_the_last_try_says_that_it_is_final(self, local):
         local.fail_job("weekly", "No")
         local.fail_job("weekly-2", "No")
@@ -788,7 +817,7 @@ class TestResuming:
     def test_when_aws_does_not_tell_how_far_it_came_the_time_is_over_all_the_same(self, local):
         local.faults.throttle()
         with pytest.raises(
-            PersonalizeNoSlotError, match="Not created when the timeout .*ThrottlingException"
+            PersonalizeNoSlotError, match="Not known to be created when the timeout .*ThrottlingException"
         ):
             self.resume(local, "__fail__", {"error": "Trigger timeout"})
 

@@ -42,6 +42,9 @@ ERRORS = [
     PersonalizeJobTimeoutError(ARN, "CREATE PENDING", 3600.0, "ThrottlingException: slow (calling Describe)"),
     PersonalizeNoSlotError(ARN, "LimitExceededException: More than 5.", 3600.0),
     PersonalizeNoSlotError(ARN, None, 0.5),
+    PersonalizeJobTimeoutError(ARN, "CREATE PENDING", 3600.0, None, True),
+    PersonalizeJobTimeoutError(ARN, None, 3600.0, "ThrottlingException: slow", True),
+    PersonalizeNoSlotError(ARN, "NoAnswer: no answer within 10 s", 3600.0, True),
 ]
 REFUSALS = [
     error
@@ -114,7 +117,7 @@ def test_a_job_in_the_way_is_told_with_every_difference():
 
 
 def test_a_job_that_got_no_slot_is_told_with_what_aws_said_last():
-    refused, unasked = (error for error in ERRORS if isinstance(error, PersonalizeNoSlotError))
+    refused, unasked, unknown = (error for error in ERRORS if isinstance(error, PersonalizeNoSlotError))
     assert str(refused) == (
         "Not created when the timeout of 3600 s was over: LimitExceededException: More than 5. "
         f"Clear the task to try again. {PLACE}"
@@ -129,6 +132,25 @@ def test_a_job_that_got_no_slot_is_told_with_what_aws_said_last():
         "running. "
         f"Clear the task to try again. {PLACE}"
     )
+    assert str(unknown) == (
+        "Not known to be created when the timeout of 3600 s was over: NoAnswer: no answer within 10 s. Look "
+        "whether the job exists: if it does, let a sensor wait for it; if not, clear the task to try again. "
+        f"{PLACE}"
+    )
+
+
+def test_a_task_that_creates_jobs_is_not_to_be_cleared_when_its_job_is_active():
+    """A cleared sensor waits on; a create operator that is cleared so late creates another job."""
+    told = [str(error) for error in ERRORS if isinstance(error, PersonalizeJobTimeoutError)]
+    clear = "The job goes on by itself: clear the task to wait on"
+    assert [each for each in told if clear in each] == told[:2]
+    created = "while it is unfinished, clear the task to wait on"
+    rest = (
+        "When the job is ACTIVE, do not clear the task, which may then create another job; let a sensor take "
+        f"this one. {PLACE}"
+    )
+    assert told[2].endswith(f"{created}, and raise timeout if it may take longer. {rest}")
+    assert told[3].endswith(f"{created}. {rest}")
 
 
 def test_a_refused_call_names_operation_arn_region_and_connection():

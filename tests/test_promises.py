@@ -745,7 +745,11 @@ class Task:
         elif isinstance(error, (PersonalizeJobFailedError, PersonalizeNewJobFailedError)):
             if self.world.jobs()[error.job_arn].status != FAILED:
                 self.world.blame(f"4: {who} says wrongly that {name_of(error.job_arn)} failed")
-            if isinstance(error, PersonalizeNewJobFailedError) != self.may_retry(attempt):
+            # Without a record, the next try of `fail` refuses a job of its own that failed.
+            options = self.options
+            is_refused = options.if_exists == "fail" and not options.has_own_names and not options.has_store
+            has_next = self.may_retry(attempt) and not is_refused
+            if isinstance(error, PersonalizeNewJobFailedError) != has_next:
                 self.world.blame(f"5: {who} says wrongly whether there is another try: {error!r}")
             if error.job_arn in attempt.failed_before and not attempt.has_hidden:
                 self.world.blame(f"5: {who} ends by {name_of(error.job_arn)}, which failed before this try")

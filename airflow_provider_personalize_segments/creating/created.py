@@ -118,13 +118,14 @@ class CreatedSteps(WaitingSteps):
 
     def job_failure(self, context: Context, job: dict[str, Any]) -> Exception:
         """
-        Return what the task raises when its job failed; with tries left, the next one creates another.
+        Return what the task raises when its job failed; with tries left, the next one may create another.
 
         :param context: the task's context
         :param job: the job as Describe gives it
         """
         ti = context["ti"]
-        if ti.try_number <= (getattr(ti, "max_tries", None) or 0):
+        has_tries = ti.try_number <= (getattr(ti, "max_tries", None) or 0)
+        if has_tries and self.parameters.may_create_next(context):
             return PersonalizeNewJobFailedError.from_job(self.awaited_arn, job)
         return super().job_failure(context, job)
 

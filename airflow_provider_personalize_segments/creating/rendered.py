@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_personalize_segments.airflow_compat import conf, find_text_renderer
 from airflow_provider_personalize_segments.creating.lineage import TaskRecord, make_wanted
-from airflow_provider_personalize_segments.creating.once import ADOPT, IF_EXISTS, Plan
+from airflow_provider_personalize_segments.creating.once import ADOPT, FAIL, IF_EXISTS, Plan
 from airflow_provider_personalize_segments.creating.requests import build_request, read_job_name
 from airflow_provider_personalize_segments.parameters import read_bool, read_choice, read_seconds
 from airflow_provider_personalize_segments.waiting.pace import Pace
@@ -112,6 +112,16 @@ class RenderedParameters:
         is_first_try = context["ti"].try_number <= 1
         known = record.recall() if is_resumed or not is_first_try else None
         return make_wanted(record.lineage, plan, if_exists, known, is_first_try=is_first_try), record
+
+    def may_create_next(self, context: Context) -> bool:
+        """
+        Tell whether a retry passes by a job of this task's that failed; with ``fail`` only a record tells it.
+
+        :param context: the task's context
+        """
+        task = self._task
+        is_refused = task.job_name is not None and task.if_exists == FAIL
+        return not is_refused or TaskRecord(context, task.log).is_kept
 
     def _render(self, parameter: str, kind_of_text: type, context: Context) -> Any:
         """Return a parameter with its texts rendered as text, also where Airflow renders native objects."""

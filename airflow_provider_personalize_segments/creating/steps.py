@@ -126,7 +126,7 @@ class CreatingSteps(CreatedSteps):
                 break
             except PersonalizeUnavailableError as error:
                 # Nothing is decided, so there is nothing that the triggerer could do.
-                self._pause(wanted.plan, Attempt(reason=str(error)), pauses, deadline)
+                self._pause(wanted.plan, Attempt(reason=str(error)), pauses, deadline, may_exist=True)
         self.plan = plan
         if job is None and self.parameters.may_check_input:
             self._check_input(plan, pauses, deadline)
@@ -147,7 +147,7 @@ class CreatingSteps(CreatedSteps):
             if is_patient and not is_bound and seconds_until(deadline) > 0 and self.parameters.may_defer:
                 self.log.warning("Not yet: %s", attempt.reason)
                 self._defer_creation(context, plan, deadline, attempt.reason)
-            self._pause(plan, attempt, pauses, deadline)
+            self._pause(plan, attempt, pauses, deadline, may_exist=creation.is_unanswered)
         self._judge(attempt, plan, wanted, record)
         return attempt
 
@@ -172,12 +172,14 @@ class CreatingSteps(CreatedSteps):
             record.forget()
             raise
 
-    def _pause(self, plan: Plan, attempt: Attempt, pauses: Pauses, deadline: datetime) -> None:
-        """Wait a while after an attempt in vain."""
+    def _pause(
+        self, plan: Plan, attempt: Attempt, pauses: Pauses, deadline: datetime, *, may_exist: bool = False
+    ) -> None:
+        """Wait a while after an attempt in vain; when the time is over, say whether the job may exist."""
         self.log.warning("Not yet: %s", attempt.reason)
         pauses.add(is_full=attempt.is_full)
         if (left := seconds_until(deadline)) <= 0:
-            raise PersonalizeNoSlotError(plan.job_arn, attempt.reason, self.pace.timeout)
+            raise PersonalizeNoSlotError(plan.job_arn, attempt.reason, self.pace.timeout, may_exist)
         time.sleep(min(left, find_delay(pauses.count, self.pace.interval, is_full=attempt.is_full)))
 
     def _tell_adopted(self, plan: Plan, job: dict[str, Any], *, is_new: bool) -> None:
@@ -283,7 +285,8 @@ class CreatingSteps(CreatedSteps):
                 is_own = plan is wanted.kept or self._is_unanswered
                 may_take(wanted, plan, job, self.log, is_own=is_own)
         except PersonalizeUnavailableError as error:
-            plan, job, reason = plan or wanted.plan, None, str(error)
+            plan = plan or wanted.plan
+            raise PersonalizeNoSlotError(plan.job_arn, str(error), self.pace.timeout, True) from None
         if job is None:
             raise PersonalizeNoSlotError(plan.job_arn, reason, self.pace.timeout)
         return Attempt(plan.job_arn, job)

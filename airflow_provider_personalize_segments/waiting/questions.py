@@ -261,7 +261,7 @@ class JobQuestions:
         """
         report = self.report()
         return PersonalizeJobTimeoutError(
-            self.awaited_arn, report.status or status, self.pace.timeout, report.fault
+            self.awaited_arn, report.status or status, self.pace.timeout, report.fault, self.has_created
         )
 
     def tell_lineage(self) -> OperatorLineage[Any, Any] | None:

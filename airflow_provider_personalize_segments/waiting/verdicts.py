@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 _MARKS = (60, 300, 900, 3600)
 CANNOT_CANCEL = (
-    "The job goes on, and is billed: Personalize cannot cancel a batch job. Nothing was deleted. Clear the "
-    "task to wait for it again; a sensor can, too. (%s)"
+    "The job goes on, and is billed: Personalize cannot cancel a batch job. Nothing was deleted. A sensor "
+    "can wait for it. A create operator waits for it when it is cleared while the job is unfinished, and may "
+    "create another one when it is cleared later. (%s)"
 )
 """What is logged when a person ends a task whose job runs."""
 
