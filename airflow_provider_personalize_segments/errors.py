@@ -14,6 +14,7 @@ All errors are a :class:`PersonalizeError`, too.
     ├── S3RefusedError              S3 refused to list or to hand out input or output
     ├── PersonalizeRequestError     AWS refused the request for good
     ├── ConnectionNotFoundError     the Airflow connection does not exist
+    ├── ExtraNotInstalledError      a library of an extra is missing where the task runs
     └── InvalidParameterError       a parameter's value cannot be right; also a ValueError
     AirflowSensorTimeout            Airflow fails the task at once
     ├── PersonalizeJobTimeoutError  the job was not over in time
@@ -79,13 +80,7 @@ def _name_job(job_arn: str, *more: str) -> str:
 
 
 class _JobFailureError(_PicklableError):
-    """
-    A batch job ended without a result.
-
-    :param job_arn: the job's ARN
-    :param status: the status it ended in, such as ``CREATE FAILED``
-    :param failure_reason: Personalize's own words, or ``None`` when it gave none
-    """
+    """A batch job ended without a result."""
 
     advice: str
 
@@ -109,7 +104,13 @@ class _JobFailureError(_PicklableError):
 
 
 class PersonalizeJobFailedError(_JobFailureError, AirflowFailException):
-    """The batch job ended without a result; it never becomes ACTIVE, so the task is not retried."""
+    """
+    The batch job ended without a result; it never becomes ACTIVE, so the task is not retried.
+
+    :param job_arn: the job's ARN
+    :param status: the status that the job ended in, such as ``CREATE FAILED``
+    :param failure_reason: Personalize's own words, or ``None`` when it gave none
+    """
 
     advice = (
         "A failed job never becomes ACTIVE: remove the cause, then clear the task that created it, or create "
@@ -122,6 +123,10 @@ class PersonalizeNewJobFailedError(_JobFailureError, RuntimeError):
     The job that a task created ended without a result; a retry of the task creates another.
 
     It is raised while the task has retries left. Without, it is :class:`PersonalizeJobFailedError`.
+
+    :param job_arn: the job's ARN
+    :param status: the status that the job ended in, such as ``CREATE FAILED``
+    :param failure_reason: Personalize's own words, or ``None`` when it gave none
     """
 
     advice = "The task's next try creates another job, under the next number."
@@ -282,14 +287,7 @@ class PersonalizeNoSlotError(_PicklableError, AirflowSensorTimeout):
 
 
 class _ObjectError(_PicklableError):
-    """
-    An object or a folder in S3 that cannot be read.
-
-    :param reason: what happened, and why
-    :param advice: what to do about it
-    :param path: the object's or the folder's path, ``s3://bucket/key``
-    :param offset: how many bytes of the object were read before; ``None`` when it is about no byte
-    """
+    """An object or a folder in S3 that cannot be read."""
 
     def __init__(self, reason: str, advice: str, path: str, offset: int | None = None) -> None:
         self.reason = reason = clean_text(reason, MAX_REASON_LENGTH)
@@ -302,11 +300,25 @@ class _ObjectError(_PicklableError):
 
 
 class S3RefusedError(_ObjectError, AirflowFailException):
-    """S3 refused to list or hand out what a task asked for, and would again, so it is not retried."""
+    """
+    S3 refused to list or hand out what a task asked for, and would again, so it is not retried.
+
+    :param reason: what happened, and why
+    :param advice: what to do about it
+    :param path: the object's or the folder's path, ``s3://bucket/key``
+    :param offset: how many bytes of the object were read before; ``None`` when it is about no byte
+    """
 
 
 class S3UnavailableError(_ObjectError, RuntimeError):
-    """S3 did not answer properly, or an object changed while it was read; a retry may read it."""
+    """
+    S3 did not answer properly, or an object changed while it was read; a retry may read it.
+
+    :param reason: what happened, and why
+    :param advice: what to do about it
+    :param path: the object's or the folder's path, ``s3://bucket/key``
+    :param offset: how many bytes of the object were read before; ``None`` when it is about no byte
+    """
 
 
 class TriggerFailedError(PersonalizeError, RuntimeError):
@@ -314,17 +326,7 @@ class TriggerFailedError(PersonalizeError, RuntimeError):
 
 
 class _CallError(_PicklableError):
-    """
-    A call to AWS that brought no answer worth judging.
-
-    :param operation: the API operation, such as ``DescribeBatchSegmentJob``
-    :param subject: what it was about: an ARN, or words
-    :param region: the region that was called, or ``None`` when none could be found
-    :param aws_conn_id: the Airflow connection that was used; ``None`` means boto3's own credentials
-    :param code: AWS's error code, or the name of botocore's exception
-    :param detail: what AWS or botocore said
-    :param advice: what to do about it
-    """
+    """A call to AWS that brought no answer worth judging."""
 
     outcome: str
 
@@ -353,13 +355,33 @@ class _CallError(_PicklableError):
 
 
 class PersonalizeRequestError(_CallError, AirflowFailException):
-    """AWS refused the request, and would refuse it again, so the task is not retried."""
+    """
+    AWS refused the request, and would refuse it again, so the task is not retried.
+
+    :param operation: the API operation, such as ``DescribeBatchSegmentJob``
+    :param subject: what the call was about: an ARN, or words
+    :param region: the region that was called, or ``None`` when none could be found
+    :param aws_conn_id: the Airflow connection that was used; ``None`` means boto3's own credentials
+    :param code: AWS's error code, or the name of botocore's exception
+    :param detail: what AWS or botocore said
+    :param advice: what to do about it
+    """
 
     outcome = "was refused"
 
 
 class PersonalizeUnavailableError(_CallError, RuntimeError):
-    """AWS throttled the request, failed itself, was not reached, or answered nonsense: not an answer yet."""
+    """
+    AWS throttled the request, failed itself, was not reached, or answered nonsense: not an answer yet.
+
+    :param operation: the API operation, such as ``DescribeBatchSegmentJob``
+    :param subject: what the call was about: an ARN, or words
+    :param region: the region that was called, or ``None`` when none could be found
+    :param aws_conn_id: the Airflow connection that was used; ``None`` means boto3's own credentials
+    :param code: AWS's error code, or the name of botocore's exception
+    :param detail: what AWS or botocore said
+    :param advice: what to do about it
+    """
 
     outcome = "did not succeed"
 

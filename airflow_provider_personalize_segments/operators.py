@@ -110,7 +110,7 @@ class PersonalizeListBatchSegmentJobsOperator(ListBatchJobsOperator):
         jobs = PersonalizeListBatchSegmentJobsOperator(
             task_id="list_jobs",
             solution_version_arn="arn:aws:personalize:us-east-1:123456789012:solution/shop/4aa8f2c1",
-            created_after="{{ data_interval_start }}",
+            max_items=100,
         )
         PersonalizeBatchSegmentJobSensor.partial(task_id="wait").expand(
             job_arn=jobs.output.map(lambda job: job["batchSegmentJobArn"])

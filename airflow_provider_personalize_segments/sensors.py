@@ -36,11 +36,15 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
     :param max_error_rate: the largest share of records with an error that the job's output may hold, 0.0
         to 1.0. Once the job is ACTIVE, the worker reads the output in S3, and the task fails with
         :class:`~.errors.PersonalizeOutputError` when the share is larger, or when a file is missing, empty,
-        old or cut off. ``None`` (the default) means not to look
+        old or cut off. XCom ``counts`` then holds ``files``, ``bytes``, ``records``, ``errors``,
+        ``errorRate`` and ``firstErrors``. ``None`` (the default) means not to look
     :param kwargs: the connection parameters of :class:`~.tasks.PersonalizeTask`, and everything that
-        Airflow's ``BaseSensorOperator`` takes: ``mode`` (``poke`` or ``reschedule``), ``poke_interval`` and
-        ``timeout`` in seconds, ``exponential_backoff``, ``max_wait``, ``soft_fail``, ``silent_fail``,
-        ``never_fail``
+        Airflow's ``BaseSensorOperator`` takes: ``mode`` (``poke`` or ``reschedule``), ``poke_interval``
+        (seconds or a ``timedelta``, 60 unless given), ``timeout`` (the same; ``[sensors] default_timeout``,
+        seven days, unless given), ``exponential_backoff``, ``max_wait``, ``soft_fail``, ``silent_fail``,
+        ``never_fail``. The parameters above and the connection's are templated, Airflow's are not. With an
+        ``AssetAlias`` among its ``outlets``, the sensor emits the job's output folder as an asset once the
+        job is ACTIVE
 
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_DescribeBatchSegmentJob.html
     """

@@ -12,8 +12,9 @@ same folder.
 
 ## Try it
 
-Unpause this DAG, and wait until a job is ACTIVE. Workers need the extra `parquet` of this package. Asset
-watchers need Airflow 3; on Airflow 2 this DAG is not there.
+Unpause this DAG, and wait until a job is ACTIVE. On AWS, put the name of a bucket of yours into `BUCKET`
+first. Workers need the extra `parquet` of this package. Asset watchers need Airflow 3; on Airflow 2 this DAG
+is not there.
 
 If `make airflow` started this Airflow, the DAG starts by itself within a minute.
 """
@@ -35,6 +36,7 @@ from airflow_provider_personalize_segments.operators import PersonalizeSegmentsT
 if HAS_WATCHERS:
     from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobEventTrigger
 
+    BUCKET = "demo-bucket"
     SEGMENTS = Asset(
         "user_segments",
         watchers=[
@@ -59,7 +61,7 @@ if HAS_WATCHERS:
             events = [event for found in triggering_asset_events.values() for event in found]
             # Airflow leaves the payload out when a person starts the DAG.
             jobs = [job for event in events for job in event.extra.get("payload", ())]
-            folders = {job["batchSegmentJobArn"]: f"s3://demo-bucket/ready/{job['jobName']}/" for job in jobs}
+            folders = {job["batchSegmentJobArn"]: f"s3://{BUCKET}/ready/{job['jobName']}/" for job in jobs}
             return [{"job_arn": arn, "output_path": folder} for arn, folder in folders.items()]
 
         PersonalizeSegmentsToParquetOperator.partial(

@@ -244,6 +244,7 @@ def messages():
     ):  # test_inputs.py produces them
         yield str(errors.PersonalizeInputError(problem, "Correct the input.", "s3://shop/in/a.json"))
     yield str(errors.PersonalizeNoSlotError(arn, "LimitExceededException", 60))
+    yield str(errors.PersonalizeNoSlotError(arn, "NoAnswer: no answer within 10 s", 60, True))
     paths = {"jobInput": {"s3DataSource": {"path": "s3://shop/in"}}}
     paths["jobOutput"] = {"s3DataDestination": {"path": "s3://shop/out/"}}
     yield from requests.find_path_warnings(paths)

@@ -29,8 +29,10 @@ class CreateBatchJobOperator(JobWaitingTask):
     there are ``retries``; the last try fails with :class:`~.errors.PersonalizeJobFailedError`, those before
     it with :class:`~.errors.PersonalizeNewJobFailedError`.
 
-    **Cleared.** To clear the task means to do it again: it creates a new job, unless its last one is
-    unfinished and the same; that one is waited for.
+    **Cleared.** To clear a task without ``job_name``, or with ``if_exists="new"``, means to do it again: the
+    task creates a new job, unless its last one is unfinished and the same; it waits for that one. With a
+    ``job_name``, ``if_exists`` decides: ``adopt`` takes the job of that name, even an ACTIVE one, and
+    computes nothing.
 
     **No slot.** When as many jobs run as AWS allows, five of a kind and region, the task waits for a slot
     until ``timeout``, in the triggerer when it is deferrable. Throttling, 5xx and network faults are waited
@@ -60,7 +62,9 @@ class CreateBatchJobOperator(JobWaitingTask):
     :param max_error_rate: the largest share of records with an error that the job's output may hold, 0.0
         to 1.0. Once the job is ACTIVE, the worker reads the output in S3, and the task fails with
         :class:`~.errors.PersonalizeOutputError` when the share is larger, or when a file is missing, empty,
-        old or cut off. ``None`` (the default) means not to look. It needs ``wait_for_completion``
+        old or cut off. XCom ``counts`` then holds ``files``, ``bytes``, ``records``, ``errors``,
+        ``errorRate`` and ``firstErrors``. ``None`` (the default) means not to look. It needs
+        ``wait_for_completion``
     :param wait_for_completion: whether to wait until the job is ACTIVE, ``True`` unless given. ``False``
         never does, however ``deferrable`` is set; a slot is waited for all the same
     :param deferrable: whether to wait in the triggerer instead of on a worker; the default is
@@ -69,7 +73,8 @@ class CreateBatchJobOperator(JobWaitingTask):
     :param timeout: seconds from the start of the try until the task gives up, or a ``timedelta``; ``None``
         (the default) means ``[sensors] default_timeout``, seven days
     :param kwargs: the connection parameters of :class:`~.tasks.PersonalizeTask`, and everything that
-        Airflow's ``BaseOperator`` takes. All parameters above are templated.
+        Airflow's ``BaseOperator`` takes. All parameters above are templated. With an ``AssetAlias`` among its
+        ``outlets``, the task emits the job's output folder as an asset once the job is ACTIVE.
 
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_CreateBatchSegmentJob.html
     """

@@ -116,8 +116,9 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
     The event's ``outcome`` is ``active``, ``failed``, ``timeout``, ``execution_timeout`` or ``error``.
 
     :param job_arn: the job's ARN
-    :param exponential_backoff: whether that interval doubles from call to call
-    :param max_wait: the most seconds that it may grow to
+    :param poke_interval: seconds between two calls about the job; 60 by default
+    :param exponential_backoff: whether ``poke_interval`` doubles from call to call; ``False`` by default
+    :param max_wait: the most seconds that ``poke_interval`` may grow to; ``None`` by default, no limit
     :param silent_fail: whether to go on waiting after an unexpected error
     :param is_created: whether the task has created the job, so that "not found" means "not yet"
     :param waiting_since: since when the task waits, as ISO 8601 with an offset; ``None`` means from now on
