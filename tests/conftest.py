@@ -53,7 +53,8 @@ settings.load_profile("default")
 # For what test files share and import by name: ``running_airflow.harness``.
 sys.path.append(str(Path(__file__).parent))
 
-from repetition import spare_botocore, spare_collector, spare_painting  # noqa: E402 - it stands beside this file
+from lines import IS_BETWEEN  # noqa: E402 - it stands beside this file
+from repetition import spare_botocore, spare_collector, spare_painting  # noqa: E402 - so does this
 
 spare_botocore()
 if version("apache-airflow").startswith("3.0."):
@@ -63,7 +64,7 @@ pytest_plugins = ["airflow_provider_personalize_segments.testing.fixtures"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if _IS_BETWEEN:
+    if IS_BETWEEN:
         # These lines get no more releases: they, and the libraries of their time, use names that newer
         # libraries and providers deprecate. What our own modules use still fails the tests.
         for line in (
@@ -87,13 +88,12 @@ class OneAirflowAfterTheOther(LoadScopeScheduling):
         return _SHARED_RUNS.get(module, nodeid)
 
 
-_IS_BETWEEN = version("apache-airflow").startswith(("3.0.", "3.1.", "3.2."))
 _SHARED_RUNS = {
     "test_running_creation": "creating",
     "test_running_watcher": "waiting",
     "test_running_airflow": "waiting",
     # Where creating does not run, on 3.0 to 3.2, two workers are over sooner.
-    "test_running_triggerer": "creating" if _IS_BETWEEN else "waiting",
+    "test_running_triggerer": "creating" if IS_BETWEEN else "waiting",
     "test_openlineage": "openlineage",
     "test_provider_info": "provider_info",
 }

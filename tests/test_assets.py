@@ -8,6 +8,7 @@ from contextlib import closing
 
 import boto3
 import pytest
+from lines import IS_BETWEEN
 
 from airflow_provider_personalize_segments.airflow_compat import make_asset
 from airflow_provider_personalize_segments.errors import InvalidParameterError, PersonalizeOutputError
@@ -164,7 +165,7 @@ def own_events(run):
     return [each for each in run.asset_events if not each.uri.startswith("s3://other-bucket/")]
 
 
-@pytest.mark.parametrize("happening", SCENES)
+@pytest.mark.parametrize("happening", ["ACTIVE", "CREATE FAILED"] if IS_BETWEEN else SCENES)
 def test_a_job_is_an_event_if_and_only_if_it_ends_well(happening, run_dag, monkeypatch):
     scene = SCENES[happening]()
     with LocalPersonalize(progress=scene.progress, calls=2) as local:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from fakes import TaskInstance
+from lines import IS_BETWEEN
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
 from airflow_provider_personalize_segments.errors import (
@@ -120,6 +121,26 @@ MODES = [
 ]
 
 
+FAULTS = ["throttle", "server_error", "drop_connection", "drop_answer", "malformed"]
+IN_TURNS = [(MODES[number % len(MODES)], fault) for number, fault in enumerate(FAULTS)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "fault"),
+    IN_TURNS if IS_BETWEEN else [(mode, fault) for mode in MODES for fault in FAULTS],
+    ids=str,
+)
+def test_faults_are_outlasted_and_make_no_second_job(run, local, mode, fault):
+    for operation in (DESCRIBE, CREATE):
+        getattr(local.faults, fault)(times=1, operation=operation)
+    assert run(botocore_config=ONE_TRY, **mode).states == {
+        "create": "success",
+        "downstream": "success",
+        "read": "success",
+    }
+    assert len(jobs(local)) == 1
+
+
 @pytest.mark.parametrize("mode", MODES, ids=str)
 class TestInEveryMode:
     def test_the_arn_is_what_comes_out(self, run, local, mode):
@@ -164,19 +185,6 @@ class TestInEveryMode:
         assert isinstance(done.errors["create"], PersonalizeRequestError)
         assert "Allow personalize:CreateBatchSegmentJob in that" in str(done.errors["create"])
         assert local.calls.count(CREATE) == 1
-
-    @pytest.mark.parametrize(
-        "fault", ["throttle", "server_error", "drop_connection", "drop_answer", "malformed"]
-    )
-    def test_faults_are_outlasted_and_make_no_second_job(self, run, local, mode, fault):
-        for operation in (DESCRIBE, CREATE):
-            getattr(local.faults, fault)(times=1, operation=operation)
-        assert run(botocore_config=ONE_TRY, **mode).states == {
-            "create": "success",
-            "downstream": "success",
-            "read": "success",
-        }
-        assert len(jobs(local)) == 1
 
     def test_a_full_quota_is_waited_out(self, run, local, mode):
         others = [
