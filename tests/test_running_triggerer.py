@@ -17,7 +17,7 @@ from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, ScriptedEndpoint, de
 DAG_FILE = Path(__file__).parent / "running_airflow" / "triggerer.py"
 CONNECTIONS = ["aws_default", "second", "third"]
 POKE_INTERVAL = 2.0
-TIMEOUT = 90.0
+TIMEOUT = 60.0
 """Seconds, of the sensors whose jobs never end, and of the create operators."""
 CALLS_UNTIL_ACTIVE = 4
 SLOTS = 5

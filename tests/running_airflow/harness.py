@@ -214,10 +214,20 @@ class RunningAirflow:
 
         def is_over() -> bool:
             meanwhile()
-            return self.run_state(dag_id) in ("success", "failed")
+            return self.run_state(dag_id) in ("success", "failed") or self._is_abandoned()
 
         self.wait_until(is_over, f"the run of {dag_id} has ended")
         return self.run_state(dag_id)
+
+    def _is_abandoned(self) -> bool:
+        """
+        Tell whether Airflow 3.0 will never end a run whose tasks have all ended.
+
+        It deactivates a DAG when it takes one of its tasks for lost, see :meth:`lost_tasks`.
+        """
+        is_stale = airflow.__version__.startswith("3.0.") and self.query("SELECT 1 FROM dag WHERE is_stale")
+        ended = {"success", "failed", "skipped", "upstream_failed"}
+        return bool(is_stale) and set(self.states()) <= ended
 
     def events(self) -> list[dict[str, Any]]:
         """Return what the tasks of the DAG file recorded."""
