@@ -9,8 +9,8 @@
 AIRFLOW ?= 3.3
 PYTHON ?= python3
 TESTS ?=
-# Most tests wait more than they compute, so each core carries two workers; two more drive a running Airflow.
-WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN) + 2)))
+# Most tests wait more than they compute, so each core carries two workers.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 VENV := .venv/$(AIRFLOW)-$(notdir $(patsubst %/bin/python,%,$(PYTHON)))
 BIN := $(VENV)/bin

@@ -6,9 +6,11 @@ import inspect
 import json
 import textwrap
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
+import boto3
 import pytest
 from fakes import TaskInstance
 from lines import IS_BETWEEN
@@ -42,16 +44,7 @@ DAG = """
 from airflow.providers.common.compat.sdk import DAG, task
 from airflow_provider_personalize_segments.operators import PersonalizeCreateBatchSegmentJobOperator
 
-with DAG("shop", schedule=None, default_args={{"retries": 0}}) as dag:
-    create = PersonalizeCreateBatchSegmentJobOperator(
-        task_id="create",
-        solution_version_arn="{{{{ dag_run.conf['version'] }}}}",
-        role_arn="arn:aws:iam::123456789012:role/PersonalizeS3Access",
-        input_path="s3://demo-bucket/input/segment.jsonl",
-        output_path="s3://demo-bucket/output/",
-        poll_interval=0.1,
-        {options}
-    )
+with DAG("shop", schedule=None, default_args={"retries": 0}) as dag:
 
     @task
     def downstream(arn):
@@ -62,9 +55,19 @@ with DAG("shop", schedule=None, default_args={{"retries": 0}}) as dag:
         assert job["jobOutput"]["s3DataDestination"]["path"] == path
         return job
 
-    downstream(create.output)
-    path = "{{{{ ti.xcom_pull('create', key='job')['jobOutput']['s3DataDestination']['path'] }}}}"
-    read(create.output["job"], path)
+    for name, region, bucket, options in TASKS:
+        create = PersonalizeCreateBatchSegmentJobOperator(
+            task_id=f"create{name}",
+            solution_version_arn="{{ dag_run.conf['%s'] }}" % region,
+            role_arn="arn:aws:iam::123456789012:role/PersonalizeS3Access",
+            input_path=f"s3://{bucket}/input/segment.jsonl",
+            output_path=f"s3://{bucket}/output/",
+            poll_interval=0.1,
+            **options,
+        )
+        downstream.override(task_id=f"downstream{name}")(create.output)
+        path = "{{ ti.xcom_pull('create%s', key='job')['jobOutput']['s3DataDestination']['path'] }}" % name
+        read.override(task_id=f"read{name}")(create.output["job"], path)
 """
 
 
@@ -80,15 +83,14 @@ def local(monkeypatch, _airflow_database):  # Airflow 2 is asked there when earl
 @pytest.fixture
 def run(run_dag, local):
     def run(**options):
-        text = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        return run_dag(textwrap.dedent(DAG).format(options=text), {"version": local.version})
+        tasks = [("", "us-east-1", "demo-bucket", options)]
+        return run_dag(f"TASKS = {tasks!r}\n{DAG}", {"us-east-1": local.version})
 
     return run
 
 
-def jobs(local):
-    backend = local.backend("us-east-1")
-    return {job.request["jobName"]: job.status for job in backend.jobs.values()}
+def jobs(local, region="us-east-1"):
+    return {job.request["jobName"]: job.status for job in local.backend(region).jobs.values()}
 
 
 def operator(local, **options):
@@ -141,90 +143,156 @@ def test_faults_are_outlasted_and_make_no_second_job(run, local, mode, fault):
     assert len(jobs(local)) == 1
 
 
-@pytest.mark.parametrize("mode", MODES, ids=str)
-class TestInEveryMode:
-    def test_the_arn_is_what_comes_out(self, run, local, mode):
-        done = run(**mode)
-        assert done.states == {"create": "success", "downstream": "success", "read": "success"}
-        job = done.xcom("read")
-        assert job["batchSegmentJobArn"] == done.xcom("create")
-        assert job["jobOutput"] == {"s3DataDestination": {"path": "s3://demo-bucket/output/"}}
-        assert (job.get("status") == "ACTIVE") is mode["wait_for_completion"]
-        ((name, status),) = jobs(local).items()
-        assert done.xcom("create") == f"arn:aws:personalize:us-east-1:123456789012:batch-segment-job/{name}"
-        assert done.xcom("downstream") == done.xcom("create")
-        assert (status == "ACTIVE") is mode["wait_for_completion"]
-        assert local.calls.count(CREATE) == 1
+GOOD = ("success",) * 3
+BAD = ("failed", "upstream_failed", "upstream_failed")
+REGIONS = ("us-east-1", "us-west-2", "eu-west-1", "ap-northeast-1")
 
-    def test_a_job_of_that_name_is_adopted_when_it_is_the_same(self, run, local, mode):
-        execute(local, wait_for_completion=False)
-        done = run(job_name="weekly", **mode)
-        assert done.states == {"create": "success", "downstream": "success", "read": "success"}
-        assert done.xcom("create") == ARN
-        assert local.calls.count(CREATE) == 1
 
-    def test_a_different_one_is_an_error_that_says_in_what(self, run, local, mode):
-        local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=local.version, num_results=7)
-        done = run(job_name="weekly", **mode)
-        assert done.states == {"create": "failed", "downstream": "upstream_failed", "read": "upstream_failed"}
-        error = done.errors["create"]
-        assert isinstance(error, PersonalizeJobExistsError)
-        assert error.differences[0].startswith("jobInput.s3DataSource.path is 's3://example-bucket/input/")
-        assert (
-            error.differences[-1]
-            == f"roleArn is 'arn:aws:iam::123456789012:role/personalize' instead of '{ROLE}'"
-        )
-        assert "numResults is 7 instead of 25" in str(error)
-        assert "Nothing was created: choose another job_name, or set if_exists='new'" in str(error)
-        assert local.calls.count(CREATE) == 0
+class EveryMode:
+    """
+    All modes as tasks of one DAG, each in a region of its own, where no other takes its names and slots.
 
-    def test_access_denied_ends_it_at_once(self, run, local, mode):
-        local.faults.deny_access(operation=CREATE)
-        done = run(**mode)
-        assert done.states == {"create": "failed", "downstream": "upstream_failed", "read": "upstream_failed"}
-        assert isinstance(done.errors["create"], PersonalizeRequestError)
-        assert "Allow personalize:CreateBatchSegmentJob in that" in str(done.errors["create"])
-        assert local.calls.count(CREATE) == 1
+    :param local: the local Personalize
+    :param run_dag: runs the DAG
+    """
 
-    def test_a_full_quota_is_waited_out(self, run, local, mode):
-        others = [
-            local.add_job(
-                BatchJobKind.SEGMENT,
-                f"other-{i}",
-                solution_version_arn=local.version,
-                status="CREATE PENDING",
-            )
-            for i in range(5)
+    def __init__(self, local, run_dag):
+        self.local, self._run_dag = local, run_dag
+        self.versions = {region: local.add_solution_version("shop", region_name=region) for region in REGIONS}
+        for region in REGIONS:
+            session = boto3.session.Session("testing", "testing", region_name=region)
+            with closing(session.client("s3", endpoint_url=local.endpoint_url)) as s3:
+                where = {"CreateBucketConfiguration": {"LocationConstraint": region}}
+                s3.create_bucket(Bucket=f"demo-{region}", **(where if region != "us-east-1" else {}))
+                s3.put_object(Bucket=f"demo-{region}", Key="input/segment.jsonl", Body=b'{"itemId": "b1042"}')
+
+    def run(self, **options):
+        """Run a DAG with these options in every mode."""
+        tasks = [
+            (f"-{number}", region, f"demo-{region}", {**options, **mode})
+            for number, (mode, region) in enumerate(zip(MODES, REGIONS, strict=True))
         ]
+        return self._run_dag(f"TASKS = {tasks!r}\n{DAG}", self.versions)
+
+    @staticmethod
+    def ends(done):
+        """Return what became of each mode's three tasks."""
+        tasks = ("create", "downstream", "read")
+        return [tuple(done.states[f"{task}-{number}"] for task in tasks) for number in range(len(MODES))]
+
+    def count(self, operation):
+        """Return how many calls each mode made."""
+        calls = [call.region_name for call in self.local.calls if call.operation == operation]
+        return [calls.count(region) for region in REGIONS]
+
+    def fill(self):
+        """Leave no mode a slot; return the ARNs of the jobs that have them, by region."""
+        return {
+            region: [
+                self.local.add_job(
+                    BatchJobKind.SEGMENT,
+                    f"other-{number}",
+                    solution_version_arn=version,
+                    status="CREATE PENDING",
+                )
+                for number in range(5)
+            ]
+            for region, version in self.versions.items()
+        }
+
+
+@pytest.fixture
+def every_mode(local, run_dag):
+    return EveryMode(local, run_dag)
+
+
+class TestInEveryMode:
+    def test_the_arn_is_what_comes_out(self, every_mode, local):
+        done = every_mode.run()
+        assert every_mode.ends(done) == [GOOD] * 4
+        for number, (mode, region) in enumerate(zip(MODES, REGIONS, strict=True)):
+            job, arn = done.xcom(f"read-{number}"), done.xcom(f"create-{number}")
+            assert job["batchSegmentJobArn"] == arn
+            assert job["jobOutput"] == {"s3DataDestination": {"path": f"s3://demo-{region}/output/"}}
+            assert (job.get("status") == "ACTIVE") is mode["wait_for_completion"]
+            ((name, status),) = jobs(local, region).items()
+            assert arn == f"arn:aws:personalize:{region}:123456789012:batch-segment-job/{name}"
+            assert done.xcom(f"downstream-{number}") == arn
+            assert (status == "ACTIVE") is mode["wait_for_completion"]
+        assert every_mode.count(CREATE) == [1] * 4
+
+    def test_a_job_of_that_name_is_adopted_when_it_is_the_same(self, every_mode, local):
+        made = [
+            execute(
+                local,
+                solution_version_arn=version,
+                input_path=f"s3://demo-{region}/input/segment.jsonl",
+                output_path=f"s3://demo-{region}/output/",
+                wait_for_completion=False,
+            )
+            for region, version in every_mode.versions.items()
+        ]
+        done = every_mode.run(job_name="weekly")
+        assert every_mode.ends(done) == [GOOD] * 4
+        assert [done.xcom(f"create-{number}") for number in range(4)] == made
+        assert every_mode.count(CREATE) == [1] * 4
+
+    def test_a_different_one_is_an_error_that_says_in_what(self, every_mode, local):
+        for version in every_mode.versions.values():
+            local.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=version, num_results=7)
+        done = every_mode.run(job_name="weekly")
+        assert every_mode.ends(done) == [BAD] * 4
+        for number in range(4):
+            error = done.errors[f"create-{number}"]
+            assert isinstance(error, PersonalizeJobExistsError)
+            assert error.differences[0].startswith(
+                "jobInput.s3DataSource.path is 's3://example-bucket/input/"
+            )
+            assert (
+                error.differences[-1]
+                == f"roleArn is 'arn:aws:iam::123456789012:role/personalize' instead of '{ROLE}'"
+            )
+            assert "numResults is 7 instead of 25" in str(error)
+            assert "Nothing was created: choose another job_name, or set if_exists='new'" in str(error)
+        assert every_mode.count(CREATE) == [0] * 4
+
+    def test_access_denied_ends_it_at_once(self, every_mode, local):
+        local.faults.deny_access(operation=CREATE)
+        done = every_mode.run()
+        assert every_mode.ends(done) == [BAD] * 4
+        for number in range(4):
+            error = done.errors[f"create-{number}"]
+            assert isinstance(error, PersonalizeRequestError)
+            assert "Allow personalize:CreateBatchSegmentJob in that" in str(error)
+        assert every_mode.count(CREATE) == [1] * 4
+
+    def test_a_full_quota_is_waited_out(self, every_mode, local):
+        others = every_mode.fill()
         append = local.calls.append
 
         def append_and_act(call):
             append(call)
-            if local.calls.count(CREATE) == 3:
-                local.set_status(others[0], "ACTIVE")
+            if every_mode.count(CREATE)[REGIONS.index(call.region_name)] == 3:
+                local.set_status(others[call.region_name][0], "ACTIVE")
 
         local.calls.append = append_and_act
-        done = run(**mode)
-        assert done.states == {"create": "success", "downstream": "success", "read": "success"}
-        assert len(jobs(local)) == 6
-        assert local.calls.count(CREATE) <= 5
+        assert every_mode.ends(every_mode.run()) == [GOOD] * 4
+        assert [len(jobs(local, region)) for region in REGIONS] == [6] * 4
+        assert max(every_mode.count(CREATE)) <= 5
 
-    def test_a_quota_that_stays_full_ends_with_the_reason(self, run, local, mode):
-        for i in range(5):
-            local.add_job(
-                BatchJobKind.SEGMENT,
-                f"other-{i}",
-                solution_version_arn=local.version,
-                status="CREATE PENDING",
+    def test_a_quota_that_stays_full_ends_with_the_reason(self, every_mode, local):
+        every_mode.fill()
+        done = every_mode.run(timeout=1)
+        assert every_mode.ends(done) == [BAD] * 4
+        for number in range(4):
+            error = done.errors[f"create-{number}"]
+            assert isinstance(error, PersonalizeNoSlotError)
+            assert str(error).startswith(
+                "Not created when the timeout of 1 s was over: LimitExceededException: "
             )
-        done = run(timeout=1, **mode)
-        assert done.states == {"create": "failed", "downstream": "upstream_failed", "read": "upstream_failed"}
-        error = done.errors["create"]
-        assert isinstance(error, PersonalizeNoSlotError)
-        assert str(error).startswith("Not created when the timeout of 1 s was over: LimitExceededException: ")
-        assert "(CreateBatchSegmentJob did not succeed for " in str(error)
-        assert "let fewer jobs run at a time, such as with an Airflow pool of five slots" in str(error)
-        assert len(jobs(local)) == 5
+            assert "(CreateBatchSegmentJob did not succeed for " in str(error)
+            assert "let fewer jobs run at a time, such as with an Airflow pool of five slots" in str(error)
+        assert [len(jobs(local, region)) for region in REGIONS] == [5] * 4
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
