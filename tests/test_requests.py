@@ -746,6 +746,8 @@ kms_keys = st.builds(
     st.text(string.digits, min_size=12, max_size=12),
     hex_digits,
 )
+storable = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+"""What Airflow's database takes; ``TestRefusal`` has the rest."""
 tag_text = st.text(st.sampled_from("aZ09 _.:/=+-@äß日٣ⅷ\u00a0\u2003"), max_size=60)
 weights = st.floats(min_value=0, max_value=1)
 given_values = {
@@ -769,7 +771,7 @@ only_inference = {
             optional={
                 "itemExplorationConfig": st.dictionaries(
                     st.sampled_from(["explorationWeight", "explorationItemAgeCutOff", "more"]),
-                    st.one_of(weights.map(str), st.text(max_size=5)),
+                    st.one_of(weights.map(str), st.text(storable, max_size=5)),
                 ),
                 "rankingInfluence": st.dictionaries(st.sampled_from(["POPULARITY", "FRESHNESS"]), weights),
             },
