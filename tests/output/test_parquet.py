@@ -514,13 +514,13 @@ s3_folder.UPLOAD_SIZE = 64 * 1024
 for _ in sys.stdin:
     child = os.fork()
     if not child:
-        print("@", os.getpid(), flush=True)
+        print("\\n@", os.getpid(), flush=True)
         sys.stdin.readline()
         options = {"job_arn": sys.argv[1], "output_path": sys.argv[2]}
         task = PersonalizeSegmentsToParquetOperator(task_id="convert", **options)
         task.execute({})
         os._exit(0)
-    print("@", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    print("\\n@", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 """Forks before it has threads, as Airflow's worker does: a process that is to be killed is there at once."""
 
