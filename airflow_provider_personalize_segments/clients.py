@@ -176,6 +176,8 @@ class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
         self._clients.clear()
         for client in clients:
             client.close()
+        if self._repeating_nothing is not None:
+            self._repeating_nothing.close()
 
     def _client_in(self, region: str | None) -> PersonalizeClient:
         """Return the client for a region, made on first use; ``None`` means the hook's own."""

@@ -124,9 +124,7 @@ class PersonalizeNewJobFailedError(_JobFailureError, RuntimeError):
 
     It is raised while the task has retries left. Without, it is :class:`PersonalizeJobFailedError`.
 
-    :param job_arn: the job's ARN
-    :param status: the status that the job ended in, such as ``CREATE FAILED``
-    :param failure_reason: Personalize's own words, or ``None`` when it gave none
+    :param job_arn: as all other fields: see :class:`PersonalizeJobFailedError`
     """
 
     advice = "The task's next try creates another job, under the next number."
@@ -314,10 +312,7 @@ class S3UnavailableError(_ObjectError, RuntimeError):
     """
     S3 did not answer properly, or an object changed while it was read; a retry may read it.
 
-    :param reason: what happened, and why
-    :param advice: what to do about it
-    :param path: the object's or the folder's path, ``s3://bucket/key``
-    :param offset: how many bytes of the object were read before; ``None`` when it is about no byte
+    :param reason: as all other fields: see :class:`S3RefusedError`
     """
 
 
@@ -374,13 +369,7 @@ class PersonalizeUnavailableError(_CallError, RuntimeError):
     """
     AWS throttled the request, failed itself, was not reached, or answered nonsense: not an answer yet.
 
-    :param operation: the API operation, such as ``DescribeBatchSegmentJob``
-    :param subject: what the call was about: an ARN, or words
-    :param region: the region that was called, or ``None`` when none could be found
-    :param aws_conn_id: the Airflow connection that was used; ``None`` means boto3's own credentials
-    :param code: AWS's error code, or the name of botocore's exception
-    :param detail: what AWS or botocore said
-    :param advice: what to do about it
+    :param operation: as all other fields: see :class:`PersonalizeRequestError`
     """
 
     outcome = "did not succeed"

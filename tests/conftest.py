@@ -53,8 +53,8 @@ settings.load_profile("default")
 # For what test files share and import by name: ``running_airflow.harness``.
 sys.path.append(str(Path(__file__).parent))
 
-from lines import IS_BETWEEN  # noqa: E402 - it stands beside this file
-from repetition import spare_botocore, spare_collector, spare_painting  # noqa: E402 - so does this
+from lines import IS_BETWEEN  # noqa: E402 - found on the path that the line above extends
+from repetition import spare_botocore, spare_collector, spare_painting  # noqa: E402 - the same
 
 spare_botocore()
 if version("apache-airflow").startswith("3.0."):

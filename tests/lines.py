@@ -5,4 +5,4 @@ from __future__ import annotations
 from importlib.metadata import version
 
 IS_BETWEEN = version("apache-airflow").startswith(("3.0.", "3.1.", "3.2."))
-"""Whether it lies between the oldest and the newest line. There, some options and faults take turns."""
+"""Whether tests run on a line between the oldest and the newest, where some options and faults take turns."""

@@ -445,7 +445,9 @@ class TestCreating:
         assert creation.is_unanswered
         assert creation.attempt(hook) == Attempt(world.arn(), world.described(), is_own=True)
         assert world.calls().count(CREATE) == 1
+        assert hook.repeating_nothing()._clients
         hook.close()
+        assert not hook.repeating_nothing()._clients
 
     @pytest.mark.parametrize(("fault", "options", "words"), FAULTS)
     def test_decides_nothing_when_that_look_has_no_answer(self, world, fault, options, words):

@@ -96,7 +96,7 @@ def watched(tmp_path_factory):
         service.create(f"job-{number}", age=7_000_000 - number, solutionVersionArn=version)
     moments = ["while it lists", "when an event is stored"]
     if KEEPS_PLACE:
-        # The last is the least of harm, and comes only when a watcher has lived for a while.
+        # A watcher keeps a place seconds after its event, and its death then does the least harm.
         moments = [*moments * 2, "when a place is kept"]
     with (
         ScriptedEndpoint(service.answer) as endpoint,

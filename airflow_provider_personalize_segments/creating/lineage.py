@@ -63,11 +63,6 @@ class TaskRecord:
         self._store = find_task_state_store(context)
         self._kept: dict[str, Any] | None = None
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether Airflow has a place for it."""
-        return self._store is not None
-
     def keep(self, plan: Plan, *, is_needed: bool = False) -> None:
         """
         Record a plan.

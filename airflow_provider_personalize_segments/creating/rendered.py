@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_personalize_segments.airflow_compat import conf, find_text_renderer
+from airflow_provider_personalize_segments.airflow_compat import (
+    conf,
+    find_task_state_store,
+    find_text_renderer,
+)
 from airflow_provider_personalize_segments.creating.lineage import TaskRecord, make_wanted
 from airflow_provider_personalize_segments.creating.once import ADOPT, FAIL, IF_EXISTS, Plan
 from airflow_provider_personalize_segments.creating.requests import build_request, read_job_name
@@ -115,13 +119,14 @@ class RenderedParameters:
 
     def may_create_next(self, context: Context) -> bool:
         """
-        Tell whether a retry passes by a job of this task's that failed; with ``fail`` only a record tells it.
+        Tell whether a retry passes by this task's own job when it failed, and creates the next.
+
+        With ``fail`` and a ``job_name``, only the record tells the task's own job from another task's.
 
         :param context: the task's context
         """
-        task = self._task
-        is_refused = task.job_name is not None and task.if_exists == FAIL
-        return not is_refused or TaskRecord(context, task.log).is_kept
+        is_shared = bool(self._task.job_name) and self._task.if_exists == FAIL
+        return not is_shared or find_task_state_store(context) is not None
 
     def _render(self, parameter: str, kind_of_text: type, context: Context) -> Any:
         """Return a parameter with its texts rendered as text, also where Airflow renders native objects."""

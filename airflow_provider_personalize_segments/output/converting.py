@@ -196,7 +196,7 @@ class _Conversion:
         if record.problem:
             return
         if record.query is None:
-            # What makes it void has to be known after one reading, whatever it was asked for.
+            # One reading has to tell that a record is void, even before the record says its query.
             record.problem = self._rows.find_problem(part)
         else:
             record.problem = self._add_rows(part, record.query)
