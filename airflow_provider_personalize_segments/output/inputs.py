@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 from airflow_provider_personalize_segments.errors import PersonalizeInputError
 from airflow_provider_personalize_segments.output.objects import S3Object, list_objects, read_object
+from airflow_provider_personalize_segments.output.patterns import REPEATED
 from airflow_provider_personalize_segments.plain_json import show
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ _QUOTED = re.compile(r'"[^"]*"(?:\s*,\s*"[^"]*")*|-?\d+(?:\.\d+)?')
 """What AWS takes for a placeholder: words in quotes of their own, with commas between them, or a number."""
 _PLACEHOLDER = re.compile(r"\$(\w+)")
 _LITERAL = re.compile(r'"[^"]*"')
-_TEXT = rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))++"'
+_PLAIN = rb'[^"\\\x00-\x1f]*+'
+_ESCAPE = rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
+_TEXT = rb'"(?!")%s(?:%s%s)%s"' % (_PLAIN, _ESCAPE, _PLAIN, REPEATED)
 MAX_PATTERNS = 16
 """Orders of members that have a pattern of their own; records in any other order are parsed."""
 _SPACE = rb"[ \t]*+"
@@ -262,7 +265,7 @@ class _Checker:
 def _make_pattern(record: Mapping[str, Any]) -> re.Pattern[bytes]:
     """Return a pattern of lines whose records have the same members in the same order."""
     members = {name: _make_value(name, value) for name, value in record.items()}
-    return re.compile(rb"(?:%s%s[ \t\r]*+\n)*+" % (_SPACE, _make_object(members)))
+    return re.compile(rb"(?:%s%s[ \t\r]*+\n)%s" % (_SPACE, _make_object(members), REPEATED))
 
 
 def _make_object(members: Mapping[str, bytes]) -> bytes:
@@ -275,9 +278,10 @@ def _make_object(members: Mapping[str, bytes]) -> bytes:
 def _make_value(name: str, value: Any) -> bytes:
     if name == FILTER_VALUES:
         quoted = rb"\\\"[^\"\\\x00-\x1f]*+\\\""
-        return _make_object(dict.fromkeys(value, rb'"%s(?:,%s)*+"' % (quoted, quoted)))
+        return _make_object(dict.fromkeys(value, rb'"%s(?:,%s)%s"' % (quoted, quoted, REPEATED)))
     if isinstance(value, list):
-        return rb"\[%s%s(?:%s,%s%s)*+%s\]" % (_SPACE, _TEXT, _SPACE, _SPACE, _TEXT, _SPACE)
+        more = rb"(?:%s,%s%s)%s" % (_SPACE, _SPACE, _TEXT, REPEATED)
+        return rb"\[%s%s%s%s\]" % (_SPACE, _TEXT, more, _SPACE)
     return _TEXT
 
 

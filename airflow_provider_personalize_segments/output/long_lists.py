@@ -11,16 +11,17 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
-# A quantifier with a second + gives nothing back, so no text makes the search slow.
-_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+from airflow_provider_personalize_segments.output.patterns import REPEATED
+
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)' + REPEATED + rb'"'
 _MEMBER_OR_MARK = re.compile(
     rb"(" + _STRING + rb")(?:[ \t\r]*+:[ \t\r]*+([\[{]))?" + rb'|["\[\]{}]',
     re.DOTALL,
 )
 _STRING_OR_MARK = re.compile(_STRING + rb'|["\[\]{}]', re.DOTALL)
-_PLAIN = rb'[^"\[\]{},]*+(?:' + _STRING + rb'[^"\[\]{},]*+)*+'
+_PLAIN = rb'[^"\[\]{},]*+(?:' + _STRING + rb'[^"\[\]{},]*+)' + REPEATED
 _ELEMENT = re.compile(_PLAIN, re.DOTALL)
-_ELEMENTS = re.compile(rb"(?:" + _PLAIN + rb",)*+", re.DOTALL)
+_ELEMENTS = re.compile(rb"(?:" + _PLAIN + rb",)" + REPEATED, re.DOTALL)
 
 
 class Cut(NamedTuple):
