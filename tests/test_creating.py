@@ -451,6 +451,15 @@ class TestOnce:
         with pytest.raises(error, match="CREATE FAILED: No"):
             execute(local, TaskInstance(max_tries=1), context, retries=1, if_exists="fail")
 
+    def test_a_job_name_that_renders_to_nothing_is_the_tasks_own_name_with_fail_too(self, local):
+        def fail(job, old, new, when):
+            if old is None:
+                local.set_status(job["batchSegmentJobArn"], "CREATE FAILED", "No")
+
+        local.on_status_change(fail)
+        with pytest.raises(PersonalizeNewJobFailedError, match="The task's next try creates another job"):
+            execute(local, TaskInstance(max_tries=1), retries=1, job_name="", if_exists="fail")
+
     def test_a_timeout_says_when_a_clear_would_create_another(self, local):
         local._settings.progress = "by_hand"
         with pytest.raises(PersonalizeJobTimeoutError, match="do not clear the task, which may then create"):
