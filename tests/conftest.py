@@ -77,10 +77,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 class OneAirflowAfterTheOther(LoadScopeScheduling):
     """
-    Hands each test to the next free worker, but all that drive a running Airflow to two workers.
+    Hands each test to the next free worker, but most that drive a running Airflow to two workers.
 
-    Two of them are as much as two cores carry. Tests that share a run of a DAG, or a command, share a worker.
-    xdist's own groups do nothing with pytest 9.2.
+    Two of them, and later a third, are as much as two cores carry. Tests that share a run of a DAG, or a
+    command, share a worker. xdist's own groups do nothing with pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -92,8 +92,6 @@ _SHARED_RUNS = {
     "test_running_creation": "creating",
     "test_running_watcher": "waiting",
     "test_running_airflow": "waiting",
-    # Where creating does not run, on 3.0 to 3.2, two workers are over sooner.
-    "test_running_triggerer": "creating" if IS_BETWEEN else "waiting",
     "test_openlineage": "openlineage",
     "test_provider_info": "provider_info",
 }

@@ -26,7 +26,7 @@ SENSORS_BY_JOB = {
 ENDLESS = "endless"
 JOBS = [*SENSORS_BY_JOB, ENDLESS]
 FAILURE_REASON = "The service role may not write to s3://example-bucket/output/"
-SHORT_TIMEOUT = 100.0
+SHORT_TIMEOUT = 80.0
 """Of the sensor whose job never ends; the triggerer is gone and back well before it is over."""
 SHORTEST_WAIT_BEFORE_KILL = 30.0
 LATENESS = 25.0
