@@ -124,7 +124,7 @@ class PersonalizeNewJobFailedError(_JobFailureError, RuntimeError):
 
     It is raised while the task has retries left. Without, it is :class:`PersonalizeJobFailedError`.
 
-    :param job_arn: as all other fields: see :class:`PersonalizeJobFailedError`
+    :param job_arn: the same as in :class:`PersonalizeJobFailedError`, like all other fields
     """
 
     advice = "The task's next try creates another job, under the next number."
@@ -312,7 +312,7 @@ class S3UnavailableError(_ObjectError, RuntimeError):
     """
     S3 did not answer properly, or an object changed while it was read; a retry may read it.
 
-    :param reason: as all other fields: see :class:`S3RefusedError`
+    :param reason: the same as in :class:`S3RefusedError`, like all other fields
     """
 
 
@@ -369,7 +369,7 @@ class PersonalizeUnavailableError(_CallError, RuntimeError):
     """
     AWS throttled the request, failed itself, was not reached, or answered nonsense: not an answer yet.
 
-    :param operation: as all other fields: see :class:`PersonalizeRequestError`
+    :param operation: the same as in :class:`PersonalizeRequestError`, like all other fields
     """
 
     outcome = "did not succeed"

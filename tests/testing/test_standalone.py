@@ -91,7 +91,7 @@ class Browser:
         return json.loads(self._open(f"/api/{'v2' if IS_AIRFLOW_3 else 'v1'}{path}", body))
 
     def start_run(self, dag_id: str) -> None:
-        """Start a DAG run, on SQLite, where Airflow can wait for itself when two requests write at once."""
+        """Start a DAG run; ask twice, as Airflow on SQLite can wait for itself when two requests write."""
         body = {"dag_run_id": "run", "conf": {}, **({"logical_date": None} if IS_AIRFLOW_3 else {})}
         try:
             self.ask(f"/dags/{dag_id}/dagRuns", body)
