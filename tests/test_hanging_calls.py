@@ -197,7 +197,9 @@ class TestTriggerer:
             from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
 
             async def first(arn):
-                async for event in PersonalizeBatchJobTrigger(arn, poke_interval=0.1).run():
+                hour = {{"read_timeout": 3600}}
+                trigger = PersonalizeBatchJobTrigger(arn, poke_interval=0.1, botocore_config=hour)
+                async for event in trigger.run():
                     return event
 
             async def wait():
@@ -214,10 +216,8 @@ class TestTriggerer:
             while len(endpoint.calls) < 3:
                 assert process.poll() is None
                 time.sleep(0.05)
-            start = time.monotonic()
             process.communicate(b"end\n", timeout=60)
             assert process.returncode == 0
-            assert time.monotonic() - start <= BUSY_MACHINE
         finally:
             process.kill()
 

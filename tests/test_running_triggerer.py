@@ -18,7 +18,7 @@ DAG_FILE = Path(__file__).parent / "running_airflow" / "triggerer.py"
 CONNECTIONS = ["aws_default", "second", "third"]
 POKE_INTERVAL = 2.0
 TIMEOUT = 60.0
-"""Seconds, of the sensors whose jobs never end, and of the create operators."""
+"""Seconds, of the sensors whose jobs never end."""
 CALLS_UNTIL_ACTIVE = 4
 SLOTS = 5
 CREATES = 8
@@ -141,7 +141,6 @@ def running(tmp_path: Path, service: Service) -> Iterator[RunningAirflow]:
             "solution_version_arn": SOLUTION_VERSION_ARN,
             "connections": CONNECTIONS,
             "poke_interval": POKE_INTERVAL,
-            "timeout": TIMEOUT,
         }
         settings = {f"AIRFLOW_CONN_{name.upper()}": endpoint.connection for name in CONNECTIONS}
         settings["PYTHONPATH"] = str(DAG_FILE.parent)  # for the neighbours' trigger

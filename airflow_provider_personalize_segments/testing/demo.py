@@ -1,7 +1,7 @@
 """Shows the provider at work: a job is created and read, one that fails stops its DAG, one becomes a table.
 
 ``python -m airflow_provider_personalize_segments.testing.demo`` runs three of the example DAGs through
-Airflow itself, in a throw-away Airflow home. Nothing leaves the machine.
+Airflow itself, as a user's tests do. Nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ from airflow_provider_personalize_segments.testing.airflow_home import (
     DemoFailed,
     airflow_home,
     find_example_dags,
-    run_airflow,
 )
 from airflow_provider_personalize_segments.testing.example_jobs import ExampleJobs
 from airflow_provider_personalize_segments.testing.picture import draw_segments
 
 if TYPE_CHECKING:
+    from airflow_provider_personalize_segments.testing.runs import DagRunResult
     from airflow_provider_personalize_segments.testing.server import LocalPersonalize
 
 LOOKS_PER_STATUS = 3
+POKE_INTERVAL = 1.0
+"""Seconds between two looks; a real job takes half an hour, and a minute is right for it."""
+TIMEOUT = 300.0
+"""Seconds that a task waits at most."""
 USERS_PER_SEGMENT = 300
 PICTURE = "segments.svg"
 WITHOUT_PARQUET = (
@@ -117,17 +121,19 @@ class Demo:
     The three parts.
 
     :param local: the running local Personalize
-    :param narrator: who tells about it
+    :param narrator: tells about it
     :param folder: where the picture goes
+    :param poke_interval: seconds between two looks
     """
 
-    def __init__(self, local: LocalPersonalize, narrator: Narrator, folder: Path) -> None:
+    def __init__(
+        self, local: LocalPersonalize, narrator: Narrator, folder: Path, poke_interval: float = POKE_INTERVAL
+    ) -> None:
         self._local = local
         self._narrator = narrator
         self._folder = folder
+        self._poke_interval = poke_interval
         self._jobs = ExampleJobs(local)
-        self._failure: BaseException | None = None
-        self._results: dict[str, Any] = {}
         local.on_status_change(self._tell_change)
 
     def run(self) -> None:
@@ -147,10 +153,8 @@ class Demo:
         """Let a DAG create a job, and read its segments."""
         self._narrator.head("1. A DAG that creates a batch segment job, and reads its segments")
         version = self._local.add_solution_version("demo-segments")
-        states = self._run_dag(
-            "create_segment_job", {"solution_version_arn": version}, "create_job", "poll_interval"
-        )
-        self._expect(states, {"upload_input": "success", "create_job": "success", "show_segments": "success"})
+        run = self._run_dag("create_segment_job", {"solution_version_arn": version})
+        self._expect(run, {"upload_input": "success", "create_job": "success", "show_segments": "success"})
         created = self._local.calls.count(BatchJobKind.SEGMENT.create_operation)
         if created != 1:
             raise DemoFailed(f"Create was called {created} times.")
@@ -163,14 +167,12 @@ class Demo:
         version = self._local.add_solution_version("demo-failing")
         self._local.fail_job("doomed-segments", reason)
         self._start("doomed-segments", version, 100)
-        states = self._run_dag(
-            "wait_for_segment_job", {"solution_version_arn": version}, "wait_for_job", "poke_interval"
-        )
+        run = self._run_dag("wait_for_segment_job", {"solution_version_arn": version})
         self._expect(
-            states, {"list_jobs": "success", "wait_for_job": "failed", "show_segments": "upstream_failed"}
+            run, {"list_jobs": "success", "wait_for_job": "failed", "show_segments": "upstream_failed"}
         )
-        if self._failure is None or reason not in str(self._failure):
-            raise DemoFailed(f"wait_for_job failed without the job's reason, but with {self._failure!r}.")
+        if reason not in str(failure := run.errors.get("wait_for_job")):
+            raise DemoFailed(f"wait_for_job failed without the job's reason, but with {failure!r}.")
         self._narrator.tell("The job failed, so show_segments did not run, and the task says why.")
 
     def convert(self) -> bool:
@@ -183,9 +185,9 @@ class Demo:
             return False
         version = self._local.add_solution_version("demo-tables")
         job_arn = self._start("weekly-segments", version, USERS_PER_SEGMENT)
-        states = self._run_dag("segments_to_parquet", {"job_arn": job_arn}, "wait_for_job", "poke_interval")
-        self._expect(states, {"wait_for_job": "success", "convert": "success", "show_segments": "success"})
-        result = self._results["convert"]
+        run = self._run_dag("segments_to_parquet", {"job_arn": job_arn})
+        self._expect(run, {"wait_for_job": "success", "convert": "success", "show_segments": "success"})
+        result = run.xcoms["convert"]
         segments = self._jobs.read_segments(result["outputPath"])
         users = sum(map(len, segments.values()))
         if not result["isComplete"] or result["rows"] != users:
@@ -203,35 +205,31 @@ class Demo:
         input_path = self._jobs.put_input(kind)
         return self._jobs.start(kind, job_name, solution_version_arn, input_path, num_results)
 
-    def _run_dag(self, name: str, conf: dict[str, str], waiting: str, interval: str) -> dict[str, str]:
+    def _run_dag(self, name: str, conf: dict[str, str]) -> DagRunResult:
         """
-        Run an example through Airflow and return the tasks' final states.
+        Run an example through Airflow and return how it ended.
 
         :param name: the DAG
         :param conf: its parameters
-        :param waiting: the task that waits
-        :param interval: the attribute of this task that says how often it asks
         """
         dag = self._load_dag(name)
-        # A real job takes half an hour, and a minute between calls is right for it; this one takes seconds.
-        setattr(dag.get_task(waiting), interval, 1)
         # Only what the example itself prints goes to the screen, not what Airflow logs meanwhile.
         example = dag.get_task("show_segments").python_callable.__globals__
         example["print"] = functools.partial(print, file=self._narrator.screen)
         for task in dag.tasks:
-            task.on_execute_callback = [self._tell_start]
-            task.on_success_callback = [self._tell_success]
-            task.on_failure_callback = [self._tell_failure]
+            # Airflow 3.0 copies a task with its callbacks: functions stay as they are, methods take all of
+            # the demo with them. What failed is told later, as Airflow 3.1 and 3.2 call nothing of it.
+            task.on_execute_callback = [lambda context: self._tell(context, "starts")]
+            task.on_success_callback = [lambda context: self._tell(context, "succeeded")]
         self._narrator.tell(f"Airflow runs {dag.dag_id}")
         with self._narrator.alone():
-            run = dag.test(run_conf=conf)
-            instances = run.get_task_instances()
-            states = {each.task_id: str(each.state) for each in instances}
-            self._results = {each.task_id: each.xcom_pull(task_ids=each.task_id) for each in instances}
-        for task, state in states.items():
+            run = self._local.run(dag, conf=conf, poke_interval=self._poke_interval, timeout=TIMEOUT)
+        for task_id, error in run.errors.items():
+            self._narrator.tell(f"{task_id} failed: {type(error).__name__}: {error}")
+        for task_id, state in run.states.items():
             if state not in ("success", "failed"):
-                self._narrator.tell(f"{task} is {state}")
-        return states
+                self._narrator.tell(f"{task_id} is {state}")
+        return run
 
     def _load_dag(self, name: str) -> Any:
         with self._narrator.alone():
@@ -241,20 +239,12 @@ class Demo:
         took = "" if old is None else f" after {job['lastUpdatedDateTime'] - job['creationDateTime']:.0f} s"
         self._narrator.tell(f"  {job['jobName']} is {new}{took}")
 
-    def _tell_start(self, context: Mapping[str, Any]) -> None:
-        self._narrator.tell(f"{context['ti'].task_id} starts")
+    def _tell(self, context: Mapping[str, Any], event: str) -> None:
+        self._narrator.tell(f"{context['ti'].task_id} {event}")
 
-    def _tell_success(self, context: Mapping[str, Any]) -> None:
-        self._narrator.tell(f"{context['ti'].task_id} succeeded")
-
-    def _tell_failure(self, context: Mapping[str, Any]) -> None:
-        self._failure = context["exception"]
-        name = type(self._failure).__name__
-        self._narrator.tell(f"{context['ti'].task_id} failed: {name}: {self._failure}")
-
-    def _expect(self, states: dict[str, str], expected: dict[str, str]) -> None:
-        if states != expected:
-            raise DemoFailed(f"The tasks ended as {states}, expected {expected}.")
+    def _expect(self, run: DagRunResult, expected: dict[str, str]) -> None:
+        if run.states != expected:
+            raise DemoFailed(f"The tasks ended as {run.states}, expected {expected}.")
 
 
 def main() -> None:
@@ -265,13 +255,11 @@ def main() -> None:
 
 def _run(home: Path) -> None:
     narrator = Narrator(home / "airflow.log")
-    narrator.tell("Starting Airflow (SQLite, in .airflow/demo) and a local Amazon Personalize ...")
+    narrator.tell("Starting Airflow (on SQLite, in a temporary folder) and a local Amazon Personalize ...")
     try:
         from airflow_provider_personalize_segments.testing.server import LocalPersonalize
 
         with LocalPersonalize(progress="by_call", calls=LOOKS_PER_STATUS) as local:
-            os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = local.airflow_connection()
-            run_airflow("db", "migrate", log=narrator.log)
             Demo(local, narrator, home).run()
     except DemoFailed as error:
         _give_up(str(error), narrator)

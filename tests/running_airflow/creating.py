@@ -15,12 +15,14 @@ except ImportError:
     from airflow import DAG
 from airflow.providers.common.compat.sdk import AssetAlias, BaseOperator
 
+from airflow_provider_personalize_segments import links
 from airflow_provider_personalize_segments.operators import (
     PersonalizeCreateBatchSegmentJobOperator,
     PersonalizeSegmentsToParquetOperator,
 )
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 
+links.PATIENCE = 60.0  # on a busy machine the call for a link takes more than the second that it has
 FOLDER = Path(__file__).parent
 PLAN = json.loads((FOLDER / "plan.json").read_text())
 START = {"schedule": None, "start_date": datetime(2026, 1, 1, tzinfo=UTC)}

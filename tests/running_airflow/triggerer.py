@@ -67,7 +67,7 @@ with DAG("beside", schedule="@once", start_date=datetime(2026, 1, 1, tzinfo=UTC)
             aws_conn_id=PLAN["connections"][number % len(PLAN["connections"])],
             deferrable=True,
             poll_interval=PLAN["poke_interval"],
-            timeout=PLAN["timeout"],
+            timeout=3600,
             retries=2,
             retry_delay=1,
         )

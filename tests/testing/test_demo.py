@@ -1,7 +1,8 @@
-"""What the demo says at its end; CI runs all of it, in a checkout and as users install it."""
+"""The demo, on every line of Airflow; CI runs it as users do, too, in a checkout and from the wheel."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import os
@@ -59,9 +60,76 @@ def test_who_installed_it_is_told_what_is_installed(tmp_path):
 class Listener:
     """Hears what is told, in place of a narrator."""
 
+    alone = contextlib.nullcontext
+
     def __init__(self):
-        self.heads, self.told = [], []
-        self.head, self.tell = self.heads.append, self.told.append
+        self.screen = io.StringIO()
+
+    def head(self, text):
+        self.screen.write(f"\n{text}\n")
+
+    def tell(self, text):
+        self.screen.write(f"{text}\n")
+
+    def parts(self):
+        return [part.splitlines() for part in self.screen.getvalue().removeprefix("\n").split("\n\n")]
+
+
+def test_tells_of_each_task_and_job_and_of_the_reason_why_one_failed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listener = Listener()
+    with LocalPersonalize(progress="by_call", calls=2) as local:
+        Demo(local, listener, tmp_path, poke_interval=0.1).run()
+    created, stopped, converted, done, next_steps = listener.parts()
+    job = r"  create_segment_job-create_job-\w+-\w+ is "
+    for part, expected in (
+        (
+            created,
+            [
+                "1. A DAG that creates a batch segment job, and reads its segments",
+                "Airflow runs create_segment_job",
+                "upload_input starts",
+                "upload_input succeeded",
+                "create_job starts",
+                f"{job}CREATE PENDING",
+                f"{job}CREATE IN_PROGRESS after . s",
+                f"{job}ACTIVE after . s",
+                "create_job succeeded",
+                "show_segments starts",
+                "item +users  the first of them",
+                *[r"b\d{4} +\d+  user-.*"] * 5,
+                "show_segments succeeded",
+                "One job was created. It became ACTIVE, and only then did show_segments run.",
+            ],
+        ),
+        (
+            stopped,
+            [
+                "2. A DAG that waits for another team's job, which fails",
+                "  doomed-segments is CREATE PENDING",
+                "Airflow runs wait_for_segment_job",
+                "list_jobs starts",
+                "list_jobs succeeded",
+                "wait_for_job starts",
+                "  doomed-segments is CREATE IN_PROGRESS after . s",
+                "  doomed-segments is CREATE FAILED after . s",
+                "wait_for_job failed: PersonalizeJobFailedError: .*CREATE FAILED: Invalid S3 output path: .*",
+                "show_segments is upstream_failed",
+                "The job failed, so show_segments did not run, and the task says why.",
+            ],
+        ),
+    ):
+        assert len(part) == len(expected), part
+        for line, pattern in zip(part, expected, strict=True):
+            assert re.fullmatch(pattern, line), (line, pattern)
+    assert re.fullmatch(r"1500 rows of 5 segments are in s3://demo-bucket/.*", converted[-2])
+    assert converted[-1] == "A picture of their sizes and overlaps: segments.svg"
+    assert (tmp_path / "segments.svg").read_text().startswith("<svg")
+    assert done == [
+        "Done: one task ran when its segments were there; one was stopped, with the reason; "
+        "one DAG made a table."
+    ]
+    assert next_steps[0] == "What next:"
 
 
 @pytest.mark.parametrize("missing", ["pyarrow", "msgspec"])
@@ -75,8 +143,8 @@ def test_without_the_extra_the_third_part_says_so_in_a_line_and_is_left_out(miss
     with LocalPersonalize() as local:
         assert Demo(local, listener, tmp_path).convert() is False
         assert len(local.calls) == 0
-    assert len(listener.heads) == 1
-    assert listener.told == [WITHOUT_PARQUET]
+    ((_, *told),) = listener.parts()
+    assert told == [WITHOUT_PARQUET]
     assert "\n" not in WITHOUT_PARQUET
     assert "pip install 'airflow-provider-personalize-segments[parquet]'" in WITHOUT_PARQUET
     assert list(tmp_path.iterdir()) == []

@@ -28,7 +28,7 @@ from airflow_provider_personalize_segments.testing.airflow_home import find_exam
 from airflow_provider_personalize_segments.testing.world import DOOMED_REASON, SECONDS_AFTER_QUESTION
 
 IS_AIRFLOW_3 = not airflow.__version__.startswith("2.")
-PATIENCE = 300.0
+PATIENCE = 600.0
 """Seconds until waiting for anything is given up; a machine that others use, too, is slow."""
 SPEED = 10
 # Airflow's own way to change the tasks of all files; the examples ask once a minute. A task that runs again
