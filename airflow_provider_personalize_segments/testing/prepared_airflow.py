@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 
@@ -29,31 +28,23 @@ def store_dag(dag: Any) -> None:
     :param dag: the DAG
     """
     try:
-        from airflow.dag_processing.dagbag import sync_bag_to_db
+        from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
     except ImportError:
-        try:
-            from airflow.models.dagbag import sync_bag_to_db  # type: ignore[no-redef]  # Airflow 3.1
-        except ImportError:
-            if hasattr(dag, "sync_to_db"):
-                dag.sync_to_db()  # Airflow 2, whose tasks look for the aliases of datasets there
-                return
-            from airflow.models.dagbag import DagBag  # Airflow 3.0, whose tasks look for assets there
+        if hasattr(dag, "sync_to_db"):
+            dag.sync_to_db()  # Airflow 2, whose tasks look for the aliases of datasets there
+            return
+        from airflow.models import dagbag as until_3_1
 
-            sync_bag_to_db = DagBag.sync_to_db
-            # Of a DAG without a file it takes nothing.
-            dag.relative_fileloc = dag.relative_fileloc or f"{dag.dag_id}.py"
+        DagBag = until_3_1.DagBag  # type: ignore[misc]  # noqa: N806 - it is a class
+        sync_bag_to_db = getattr(until_3_1, "sync_bag_to_db", None) or DagBag.sync_to_db  # type: ignore[attr-defined]
+        # Airflow 3.0, whose tasks look for assets there, takes nothing of a DAG without a file.
+        dag.relative_fileloc = getattr(dag, "relative_fileloc", None) or f"{dag.dag_id}.py"
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 
     manager: Any = DagBundlesManager  # it carries no types
     manager().sync_bundles_to_db()
-    # What it reads of a DagBag, whose way of being made differs between Airflows.
-    bag: Any = SimpleNamespace(
-        dags={dag.dag_id: dag},
-        import_errors={},
-        dag_warnings=set(),
-        bundle_path=None,
-        file_last_changed={},
-    )
+    bag: Any = DagBag(collect_dags=False)
+    bag.dags[dag.dag_id] = dag
     sync_bag_to_db(bag, "dags", None)
 
 

@@ -27,7 +27,8 @@ import pytest
 from airflow_provider_personalize_segments.testing.airflow_home import find_example_dags
 from airflow_provider_personalize_segments.testing.world import DOOMED_REASON, SECONDS_AFTER_QUESTION
 
-IS_AIRFLOW_3 = not airflow.__version__.startswith("2.")
+AIRFLOW = airflow.__version__
+IS_AIRFLOW_3 = not AIRFLOW.startswith("2.")
 PATIENCE = 600.0
 """Seconds until waiting for anything is given up; a machine that others use, too, is slow."""
 SPEED = 10
@@ -227,7 +228,10 @@ def test_airflow_can_be_clicked_around_in_until_ctrl_c(process, tmp_path):
     wait_for(lambda: browser.ask(run)["state"] in ("success", "failed"), f"{READER} ends")
     counted = browser.ask(f"{run}/taskInstances/count_segments/xcomEntries/return_value")["value"]
     arn = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/monthly-segments"
-    assert counted in ({arn: 5}, str({arn: 5}))  # on Airflow 3, and 2
+    # Airflow 3.0 starts the DAG, and tells it no event of an asset that was new to the alias.
+    assert counted in (
+        [{}] if AIRFLOW.startswith("3.0.") else [{arn: 5}, str({arn: 5})]
+    )  # a dict, or its text
 
     if IS_AIRFLOW_3:
         check_watcher(browser)
