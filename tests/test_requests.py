@@ -208,10 +208,21 @@ class TestRequest:
 
 
 class TestRefusal:
-    @pytest.mark.parametrize("text", ["cut \ud83d off", "cut \ud83d off/"])
-    def test_of_what_airflows_database_does_not_carry(self, text):
-        assert UNFIT in refusal(input_path=f"s3://shop/{text}")
-        refusal(output_path=f"s3://shop/{text}").encode()
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("input_path", "s3://shop/cut \ud83d off"),
+            ("input_path", "s3://shop/cut \ud83d off/"),
+            ("output_path", "s3://shop/cut \ud83d off/"),
+            ("config", {"\0": ""}),
+            ("config", {"itemExplorationConfig": {"explorationWeight": "\ud83d"}}),
+        ],
+    )
+    def test_of_what_airflows_database_does_not_carry(self, name, value):
+        message = refusal(INFERENCE, **{name: value})
+        assert message.startswith(f"{NAMES.get(name, name)} of task 't' {UNFIT}: ")
+        assert message.endswith(" Remove it.")
+        message.encode()
 
     @pytest.mark.parametrize(
         ("value", "words"),

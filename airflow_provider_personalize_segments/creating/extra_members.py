@@ -17,6 +17,9 @@ SourceOf = Callable[[str], str]
 DEFAULT_MODE, THEME_MODE = "BATCH_INFERENCE", "THEME_GENERATION"
 THEME_REGIONS = ("us-east-1", "us-west-2", "ap-northeast-1")
 
+EXTRA_PARAMETERS = ("batch_inference_job_config", "batch_inference_job_mode", "theme_generation_config")
+"""The operator's names for these members, in the order of the kind's ``create_only_members``."""
+
 _COLUMN = r"[A-Za-z_][A-Za-z\d_]{0,149}"
 
 
@@ -34,7 +37,7 @@ def read_extras(
     :returns: configuration, mode and themes, as the request has them
     :raises ValueError: when one cannot be right
     """
-    names = ("batch_inference_job_config", "batch_inference_job_mode", "theme_generation_config")
+    names = EXTRA_PARAMETERS
     chosen = read_choice(mode, (DEFAULT_MODE, THEME_MODE), source_of(names[1]))
     fields = _read_themes(themes, source_of(names[2]))
     if fields and chosen != THEME_MODE:

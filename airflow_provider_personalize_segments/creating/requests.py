@@ -16,7 +16,11 @@ from airflow_provider_personalize_segments.arns import (
     parse_filter_arn,
     parse_solution_version_arn,
 )
-from airflow_provider_personalize_segments.creating.extra_members import SourceOf, read_extras
+from airflow_provider_personalize_segments.creating.extra_members import (
+    EXTRA_PARAMETERS,
+    SourceOf,
+    read_extras,
+)
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.parameters import (
     read_count,
@@ -29,6 +33,17 @@ from airflow_provider_personalize_segments.plain_json import make_json_safe, sho
 MAX_PATH_LENGTH = 256
 MAX_SEGMENT_USERS = 5_000_000
 MAX_TAGS = 50
+
+_PARAMETERS = {
+    "solutionVersionArn": "solution_version_arn",
+    "jobInput": "input_path",
+    "jobOutput": "output_path",
+    "roleArn": "role_arn",
+    "filterArn": "filter_arn",
+    "numResults": "num_results",
+    "tags": "tags",
+}
+"""The operators' names for the members that the requests of both kinds have."""
 
 _ROLE_ARN = r"arn:[a-z\d-]+:iam::\d{12}:role/[\w+=,.@/-]+"
 _KMS_KEY_ARN = r"arn:aws[a-z-]*:kms:[a-z\d-]+:\d{12}:key/[\w-]+"
@@ -83,16 +98,16 @@ def build_request(
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_CreateBatchInferenceJob.html
     """
     region = parse_solution_version_arn(solution_version_arn, source=source_of("solution_version_arn"))
-    source = _read_path(input_path, source_of("input_path"))
+    origin = _read_path(input_path, source_of("input_path"))
     target = _read_path(output_path, source_of("output_path"))
-    if f"{target.rstrip('/')}/".startswith(f"{source.rstrip('/')}/"):
+    if f"{target.rstrip('/')}/".startswith(f"{origin.rstrip('/')}/"):
         raise ValueError(
-            f"{source_of('output_path')}: {target!r} is equal to or under the input path {source!r}: the "
+            f"{source_of('output_path')}: {target!r} is equal to or under the input path {origin!r}: the "
             "output would be read as input the next time. Keep them apart."
         )
     request = {
         "solutionVersionArn": solution_version_arn,
-        "jobInput": {"s3DataSource": _location(source, input_kms_key_arn, source_of("input_kms_key_arn"))},
+        "jobInput": {"s3DataSource": _location(origin, input_kms_key_arn, source_of("input_kms_key_arn"))},
         "jobOutput": {
             "s3DataDestination": _location(target, output_kms_key_arn, source_of("output_kms_key_arn"))
         },
@@ -106,11 +121,13 @@ def build_request(
             zip(kind.create_only_members, read_extras(config, mode, themes, region, source_of), strict=True)
         )
     given = {name: value for name, value in request.items() if value not in (None, {}, [])}
+    parameters = _PARAMETERS | dict(zip(kind.create_only_members, EXTRA_PARAMETERS, strict=False))
     for member, value in given.items():
         if make_json_safe(value) != value:
+            source = source_of(parameters[member])
             raise ValueError(
-                f"{source_of(member)} holds a character or a number that JSON, UTF-8 or Airflow's "
-                f"database does not carry: {show(value)}. Remove it."
+                f"{source} holds a character or a number that JSON, UTF-8 or Airflow's database does not "
+                f"carry: {show(value)}. Remove it."
             )
     return given
 
