@@ -58,7 +58,8 @@ def airflow_home(name: str) -> Iterator[Path]:
             AIRFLOW_HOME=str(home),
             AIRFLOW__CORE__DAGS_FOLDER=str(find_example_dags()),
             AIRFLOW__CORE__LOAD_EXAMPLES="False",
-            AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home / 'airflow.db'}?timeout=60",
+            # So many seconds Airflow's API server waits for itself when two requests write at once.
+            AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home / 'airflow.db'}?timeout=20",
             NO_PROXY="127.0.0.1,localhost",
         )
         yield home

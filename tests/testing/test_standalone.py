@@ -92,16 +92,24 @@ class Browser:
         return json.loads(self._open(f"/api/{'v2' if IS_AIRFLOW_3 else 'v1'}{path}", body))
 
     def start_run(self, dag_id: str) -> None:
-        """Start a DAG run; ask twice, as Airflow on SQLite can wait for itself when two requests write."""
+        """
+        Start a DAG run; ask until it is there.
+
+        On SQLite the API server can wait for itself when two requests write. The request then fails, or is
+        carried out later, and the DAGs may be stale until they are parsed again.
+        """
         body = {"dag_run_id": "run", "conf": {}, **({"logical_date": None} if IS_AIRFLOW_3 else {})}
-        try:
-            self.ask(f"/dags/{dag_id}/dagRuns", body)
-        except TimeoutError:
+
+        def is_there() -> bool:
             try:
                 self.ask(f"/dags/{dag_id}/dagRuns", body)
+            except TimeoutError:
+                return False
             except urllib.error.HTTPError as error:
-                if error.code != 409:  # the first request was carried out after all
-                    raise
+                return error.code == 409  # an earlier request was carried out after all
+            return True
+
+        wait_for(is_there, f"{dag_id} begins")
 
     def read_log(self, task: str) -> str:
         """Return the log of a task's first try, as the UI shows it."""
