@@ -408,10 +408,8 @@ class TestOnce:
     def test_never_adopts_after_a_clear_what_another_task_created_first(self, local):
         local._settings.progress = "by_hand"
         context = {"task_state_store": Store()}
-        patient = {
-            **ONE_TRY,
-            "read_timeout": 60,
-        }  # the other task has all its steps while this Create is answered
+        # The other task takes all its steps while this Create waits for its answer.
+        patient = {**ONE_TRY, "read_timeout": 60}
         options = {"if_exists": "fail", "wait_for_completion": False, "botocore_config": patient}
         note, begun, created = local.calls.append, [], []
 

@@ -58,7 +58,8 @@ def airflow_home(name: str) -> Iterator[Path]:
             AIRFLOW_HOME=str(home),
             AIRFLOW__CORE__DAGS_FOLDER=str(find_example_dags()),
             AIRFLOW__CORE__LOAD_EXAMPLES="False",
-            # So many seconds Airflow's API server waits for itself when two requests write at once.
+            # The timeout is short: when two requests write at once, Airflow's API server waits for itself
+            # until it is over.
             AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home / 'airflow.db'}?timeout=20",
             NO_PROXY="127.0.0.1,localhost",
         )

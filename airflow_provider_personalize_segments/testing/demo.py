@@ -217,8 +217,8 @@ class Demo:
         example = dag.get_task("show_segments").python_callable.__globals__
         example["print"] = functools.partial(print, file=self._narrator.screen)
         for task in dag.tasks:
-            # Functions, as Airflow 3.0 copies a task with its callbacks, and with a method its object.
-            # Failures are told afterwards, as Airflow 3.1 and 3.2 call no failure callback here.
+            # The callbacks are functions: Airflow 3.0 copies them with the task, and would copy a method's
+            # object, too. The demo tells of failures afterwards: Airflow 3.1 and 3.2 call no callback then.
             task.on_execute_callback = [lambda context: self._tell(context, "starts")]
             task.on_success_callback = [lambda context: self._tell(context, "succeeded")]
         self._narrator.tell(f"Airflow runs {dag.dag_id}")

@@ -28,24 +28,24 @@ def store_dag(dag: Any) -> None:
     :param dag: the DAG
     """
     try:
-        from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+        from airflow.dag_processing import dagbag
     except ImportError:
         if hasattr(dag, "sync_to_db"):
             dag.sync_to_db()  # Airflow 2, whose tasks look for the aliases of datasets there
             return
-        from airflow.models import dagbag as until_3_1
+        from airflow.models import dagbag  # type: ignore[no-redef]  # where it is until Airflow 3.1
 
-        DagBag = until_3_1.DagBag  # type: ignore[misc]  # noqa: N806 - it is a class
-        sync_bag_to_db = getattr(until_3_1, "sync_bag_to_db", None) or DagBag.sync_to_db  # type: ignore[attr-defined]
         # Airflow 3.0, whose tasks look for assets there, takes nothing of a DAG without a file.
         dag.relative_fileloc = getattr(dag, "relative_fileloc", None) or f"{dag.dag_id}.py"
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 
     manager: Any = DagBundlesManager  # it carries no types
     manager().sync_bundles_to_db()
-    bag: Any = DagBag(collect_dags=False)
+    module: Any = dagbag  # its names differ from one Airflow to the next
+    bag = module.DagBag(collect_dags=False)
     bag.dags[dag.dag_id] = dag
-    sync_bag_to_db(bag, "dags", None)
+    store = getattr(module, "sync_bag_to_db", None) or module.DagBag.sync_to_db
+    store(bag, "dags", None)
 
 
 @contextlib.contextmanager
