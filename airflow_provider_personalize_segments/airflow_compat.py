@@ -1,7 +1,8 @@
 """Every Airflow name that moved between 2.11 and 3.x, and every check of a version: here and nowhere else.
 
-The amazon provider brings ``common.compat``, which resolves each name to the home it has on the running
-Airflow; importing from it costs a DAG file about a millisecond.
+Airflow 3 has its public names in ``airflow.sdk`` (https://airflow.apache.org/docs/task-sdk/stable/api.html).
+``airflow.providers.common.compat.sdk`` resolves names for all lines, too, but the official constraint files
+of Airflow 2.11.0 and 3.0.6 pin releases of common-compat that do not have it yet.
 """
 
 from __future__ import annotations
@@ -9,26 +10,44 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.providers.common.compat.sdk import (
-    AirflowException,
-    AirflowFailException,
-    AirflowNotFoundException,
-    AirflowSensorTimeout,
-    AirflowSkipException,
-    AirflowTaskTimeout,
-    BaseOperator,
-    BaseOperatorLink,
-    BaseSensorOperator,
-    PokeReturnValue,
-    XCom,
-    conf,
-)
+from airflow.configuration import conf
+
+try:
+    from airflow.sdk import BaseOperator, BaseOperatorLink, BaseSensorOperator, PokeReturnValue
+    from airflow.sdk.execution_time.xcom import XCom
+except ImportError:  # before Airflow 3.0, which mypy does not see
+    from airflow.models.baseoperator import BaseOperator  # type: ignore[import-not-found,no-redef]
+    from airflow.models.baseoperatorlink import BaseOperatorLink  # type: ignore[import-not-found,no-redef]
+    from airflow.models.xcom import XCom  # type: ignore[no-redef]
+    from airflow.sensors.base import (  # type: ignore[import-not-found,no-redef]
+        BaseSensorOperator,
+        PokeReturnValue,
+    )
+try:
+    from airflow.sdk.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSensorTimeout,
+        AirflowSkipException,
+        AirflowTaskTimeout,
+    )
+except ImportError:  # before Airflow 3.2
+    from airflow.exceptions import (  # type: ignore[attr-defined,no-redef]
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSensorTimeout,
+        AirflowSkipException,
+        AirflowTaskTimeout,
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from concurrent.futures import Executor
 
-    from airflow.providers.common.compat.sdk import Connection, Context, TaskInstanceKey
+    from airflow.sdk import Connection, Context
+    from airflow.sdk.types import TaskInstanceKey
 
 Answer = TypeVar("Answer")
 
@@ -65,7 +84,7 @@ def find_first_start(context: Context, retries: int) -> datetime | None:
         start: datetime | None = ti.get_first_reschedule_date(context)
         return start
     # Airflow 2.11 has no other way, and no later Airflow has this module.
-    from airflow.sensors.base import _orig_start_date  # type: ignore[import-not-found]
+    from airflow.sensors.base import _orig_start_date
 
     first_try = (ti.max_tries or 0) - retries + 1
     start = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
@@ -210,7 +229,10 @@ def find_asset_aliases(outlets: Iterable[Any]) -> list[Any]:
     :param outlets: the task's outlets, which may be anything
     """
     # Not at the top: few tasks have outlets, and DAG files with none need not load what assets need.
-    from airflow.providers.common.compat.sdk import AssetAlias
+    try:
+        from airflow.sdk import AssetAlias
+    except ImportError:  # before Airflow 3.0, which mypy does not see
+        from airflow.datasets import DatasetAlias as AssetAlias  # type: ignore[import-not-found,no-redef]
 
     return list({each.name: each for each in outlets if isinstance(each, AssetAlias)}.values())
 
@@ -222,7 +244,10 @@ def make_asset(uri: str) -> Any:
     :param uri: the URI
     :raises ValueError: when Airflow takes no such URI
     """
-    from airflow.providers.common.compat.sdk import Asset
+    try:
+        from airflow.sdk import Asset
+    except ImportError:  # before Airflow 3.0, which mypy does not see
+        from airflow.datasets import Dataset as Asset  # type: ignore[no-redef]
 
     return Asset(uri=uri)
 

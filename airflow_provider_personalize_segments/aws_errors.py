@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from http.client import IncompleteRead
 
+import botocore
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -68,6 +69,9 @@ _WRONG_CREDENTIALS_CODES = {
     "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 }
+_KNOWN_SINCE = {"rankingInfluence": "1.42"}
+"""Members of requests that the oldest boto3 we work with does not know, and the release that does."""
+
 _ACCESS_DENIED_CODES = frozenset(
     {"AccessDenied", "AccessDeniedException", "NotAuthorized", "UnauthorizedOperation"}
 )
@@ -179,6 +183,12 @@ def _advise(code: str, operation: str, detail: str) -> str:
         return "Correct or renew the credentials of that connection."
     if code == "ResourceNotFoundException":
         return "Check the ARNs that the request names; the credentials must be those of the account in them."
+    if unknown := re.search(r'Unknown parameter in .*?: "(\w+)"', detail):
+        release = _KNOWN_SINCE.get(unknown[1])
+        return (
+            f"boto3 {botocore.__version__}, which is installed, does not know {unknown[1]}. "
+            f"Install {f'boto3 {release} or later' if release else 'a newer one'}, or leave it out."
+        )
     if code == InvalidCABundleError.__name__:
         return (
             "Set verify, here or in the connection's extra, to a file with certificates in PEM format that "

@@ -19,10 +19,14 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, Param, task
-
 from airflow_provider_personalize_segments.errors import PersonalizeJobFailedError
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
+
+try:
+    from airflow.sdk import DAG, Param, task
+except ImportError:  # Airflow 2.11
+    from airflow.decorators import task
+    from airflow.models import DAG, Param
 
 
 def alert(context: Any) -> None:

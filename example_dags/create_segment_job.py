@@ -27,10 +27,13 @@ import json
 from datetime import timedelta
 from typing import Any
 
-# Works on Airflow 2.11 and 3.x alike. On 3.x alone: from airflow.sdk import DAG, Param, task
-from airflow.providers.common.compat.sdk import DAG, Param, task
-
 from airflow_provider_personalize_segments.operators import PersonalizeCreateBatchSegmentJobOperator
+
+try:
+    from airflow.sdk import DAG, Param, task
+except ImportError:  # Airflow 2.11
+    from airflow.decorators import task
+    from airflow.models import DAG, Param
 
 # Each run has folders of its own, and all tries of a run have the same.
 FOLDER = "s3://{{ params.bucket }}/segments/{{ run_id | replace(':', '') | replace('+', '_') }}"

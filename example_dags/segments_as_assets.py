@@ -20,10 +20,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-# Works on Airflow 2.11 and 3.x alike. On 3.x alone: from airflow.sdk import DAG, AssetAlias, Param, task
-from airflow.providers.common.compat.sdk import DAG, AssetAlias, Param, task
-
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
+
+try:
+    from airflow.sdk import DAG, AssetAlias, Param, task
+except ImportError:  # Airflow 2.11
+    from airflow.datasets import DatasetAlias as AssetAlias
+    from airflow.decorators import task
+    from airflow.models import DAG, Param
 
 SEGMENTS = AssetAlias("segments")
 

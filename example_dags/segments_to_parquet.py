@@ -21,10 +21,14 @@ import io
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, Param, task
-
 from airflow_provider_personalize_segments.operators import PersonalizeSegmentsToParquetOperator
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
+
+try:
+    from airflow.sdk import DAG, Param, task
+except ImportError:  # Airflow 2.11
+    from airflow.decorators import task
+    from airflow.models import DAG, Param
 
 # Each run has a folder of its own, and all tries of a run have the same.
 OUTPUT = "{{ params.output_path }}{{ run_id | replace(':', '') | replace('+', '_') }}/"

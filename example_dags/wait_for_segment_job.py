@@ -22,11 +22,14 @@ import json
 from datetime import timedelta
 from typing import Any
 
-# Works on Airflow 2.11 and 3.x alike. On 3.x alone: from airflow.sdk import DAG, Param, task
-from airflow.providers.common.compat.sdk import DAG, Param, task
-
 from airflow_provider_personalize_segments.operators import PersonalizeListBatchSegmentJobsOperator
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
+
+try:
+    from airflow.sdk import DAG, Param, task
+except ImportError:  # Airflow 2.11
+    from airflow.decorators import task
+    from airflow.models import DAG, Param
 
 with DAG(
     dag_id="wait_for_segment_job",

@@ -53,7 +53,7 @@ settings.load_profile("default")
 # For what test files share and import by name: ``running_airflow.harness``.
 sys.path.append(str(Path(__file__).parent))
 
-from lines import IS_BETWEEN  # noqa: E402 - found on the path that the line above extends
+from lines import HAS_LIBRARIES_OF_ITS_TIME  # noqa: E402 - found on the path that the line above extends
 from repetition import spare_botocore, spare_collector, spare_painting  # noqa: E402 - the same
 
 spare_botocore()
@@ -64,9 +64,8 @@ pytest_plugins = ["airflow_provider_personalize_segments.testing.fixtures"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if IS_BETWEEN:
-        # These lines get no more releases: they, and the libraries of their time, use names that newer
-        # libraries and providers deprecate. What our own modules use still fails the tests.
+    if HAS_LIBRARIES_OF_ITS_TIME:
+        # What our own modules use still fails the tests.
         for line in (
             "ignore::DeprecationWarning",
             "ignore:The `airflow.operators",

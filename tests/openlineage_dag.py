@@ -81,7 +81,7 @@ CASES = list_cases()
 
 
 def make_dag(cases):
-    from airflow.providers.common.compat.sdk import DAG
+    from airflow_names import DAG
 
     from airflow_provider_personalize_segments import operators, sensors
 

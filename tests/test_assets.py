@@ -26,7 +26,7 @@ LEFT = "create-and-leave"
 RECIPES = {"segment": "aws-item-affinity", "inference": "aws-user-personalization"}
 
 DAG = """
-from airflow.providers.common.compat.sdk import DAG, Asset, AssetAlias
+from airflow_names import DAG, Asset, AssetAlias
 from airflow_provider_personalize_segments import operators, sensors
 
 with DAG("emitting", schedule=None, default_args={"retries": 0}) as dag:
@@ -216,7 +216,7 @@ def test_a_job_is_an_event_if_and_only_if_it_ends_well(happening, run_dag, monke
 
 
 HEAD = """
-from airflow.providers.common.compat.sdk import DAG, Asset, AssetAlias, TaskGroup
+from airflow_names import DAG, Asset, AssetAlias, TaskGroup
 from airflow_provider_personalize_segments.operators import (
     PersonalizeCreateBatchSegmentJobOperator,
     PersonalizeSegmentsToParquetOperator,

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import boto3
 import pytest
 from fakes import TaskInstance
-from lines import IS_BETWEEN
+from lines import IS_BETWEEN, KNOWS_RANKING_INFLUENCE
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
 from airflow_provider_personalize_segments.errors import (
@@ -41,7 +41,7 @@ ARN = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
 ONE_TRY = {"retries": {"total_max_attempts": 1}}
 
 DAG = """
-from airflow.providers.common.compat.sdk import DAG, task
+from airflow_names import DAG, task
 from airflow_provider_personalize_segments.operators import PersonalizeCreateBatchSegmentJobOperator
 
 with DAG("shop", schedule=None, default_args={"retries": 0}) as dag:
@@ -993,7 +993,7 @@ class TestChecked:
 
 
 NATIVE_DAG = """
-from airflow.providers.common.compat.sdk import DAG
+from airflow_names import DAG
 from airflow_provider_personalize_segments.operators import PersonalizeCreateBatchInferenceJobOperator
 
 with DAG("shop", schedule=None, render_template_as_native_obj={native}) as dag:
@@ -1010,7 +1010,7 @@ with DAG("shop", schedule=None, render_template_as_native_obj={native}) as dag:
             "itemExplorationConfig": {{
                 "explorationWeight": "0.3", "explorationItemAgeCutOff": "{{{{ 30 }}}}"
             }},
-            "rankingInfluence": {{"POPULARITY": "{{{{ 0.5 }}}}", "FRESHNESS": 0.25}},
+            {influence}
         }},
         poll_interval=0.1,
         wait_for_completion="{{{{ True }}}}",
@@ -1018,11 +1018,18 @@ with DAG("shop", schedule=None, render_template_as_native_obj={native}) as dag:
 """
 
 
+def native_dag(native, text=NATIVE_DAG):
+    influence = (
+        "'rankingInfluence': {'POPULARITY': '{{ 0.5 }}', 'FRESHNESS': 0.25}," * KNOWS_RANKING_INFLUENCE
+    )
+    return textwrap.dedent(text).format(native=native, influence=influence)
+
+
 class TestInference:
     @pytest.mark.parametrize("native", [False, True], ids=["text", "native objects"])
     def test_is_the_same_however_airflow_renders_templates(self, run_dag, local, native):
         version = local.add_solution_version("similar", "aws-user-personalization")
-        run = run_dag(textwrap.dedent(NATIVE_DAG).format(native=native), {"version": version}, retries=0)
+        run = run_dag(native_dag(native), {"version": version}, retries=0)
         assert run.states == {"create": "success"}, run.errors
         (call,) = [call for call in local.calls if call.operation == "CreateBatchInferenceJob"]
         assert call.parameters["jobName"] == "20261123_12"
@@ -1032,15 +1039,18 @@ class TestInference:
             {"tagKey": "run", "tagValue": "5"},
             {"tagKey": "key", "tagValue": "0x10"},
         ]
-        assert call.parameters["batchInferenceJobConfig"] == {
-            "itemExplorationConfig": {"explorationWeight": "0.3", "explorationItemAgeCutOff": "30"},
-            "rankingInfluence": {"POPULARITY": 0.5, "FRESHNESS": 0.25},
+        config = call.parameters["batchInferenceJobConfig"]
+        assert config["itemExplorationConfig"] == {
+            "explorationWeight": "0.3",
+            "explorationItemAgeCutOff": "30",
         }
+        if KNOWS_RANKING_INFLUENCE:
+            assert config["rankingInfluence"] == {"POPULARITY": 0.5, "FRESHNESS": 0.25}
 
     def test_a_job_name_of_nothing_is_refused_however_airflow_renders_templates(self, run_dag, local):
         text = NATIVE_DAG.replace("'20261123_12'", "none")
         version = local.add_solution_version("similar", "aws-user-personalization")
-        run = run_dag(textwrap.dedent(text).format(native=True), {"version": version}, retries=0)
+        run = run_dag(native_dag(True, text), {"version": version}, retries=0)
         assert run.states == {"create": "failed"}
         assert str(run.errors["create"]) == (
             "job_name of task 'create' is None: the XCom that it comes from is empty. Leave job_name out to "
@@ -1050,7 +1060,7 @@ class TestInference:
     @pytest.mark.parametrize("native", [False, True])
     def test_what_comes_from_other_tasks_is_never_taken_for_a_template(self, run_dag, local, native):
         source = f"""
-            from airflow.providers.common.compat.sdk import DAG, task
+            from airflow_names import DAG, task
             from airflow_provider_personalize_segments.operators import (
                 PersonalizeCreateBatchSegmentJobOperator as Create,
             )
@@ -1093,6 +1103,28 @@ class TestInference:
         assert "'team' or its value has characters that tags cannot have" in str(run.errors["mapped[0]"])
         assert "job_name of task 'unnamed' is None" in str(run.errors["unnamed"])
 
+    def test_what_an_old_boto3_does_not_know_says_which_one_does(self, local):
+        task = PersonalizeCreateBatchInferenceJobOperator(
+            task_id="create",
+            solution_version_arn=local.add_solution_version("similar", "aws-similar-items"),
+            role_arn=ROLE,
+            input_path="s3://demo-bucket/input/segment.jsonl",
+            output_path="s3://demo-bucket/output/",
+            batch_inference_job_config={"rankingInfluence": {"FRESHNESS": 0.5}},
+            wait_for_completion=False,
+        )
+        if KNOWS_RANKING_INFLUENCE:
+            arn = task.execute({"ti": TaskInstance()})
+            assert local.job(arn)["batchInferenceJobConfig"] == {"rankingInfluence": {"FRESHNESS": 0.5}}
+            return
+        with pytest.raises(PersonalizeRequestError) as caught:
+            task.execute({"ti": TaskInstance()})
+        assert (
+            f"boto3 {boto3.__version__}, which is installed, does not know rankingInfluence. "
+            "Install boto3 1.42 or later, or leave it out."
+        ) in str(caught.value)
+        assert "CreateBatchInferenceJob" not in [call.operation for call in local.calls]
+
     def test_has_its_own_members(self, local):
         version = local.add_solution_version("similar", "aws-similar-items")
         task = PersonalizeCreateBatchInferenceJobOperator(
@@ -1102,7 +1134,7 @@ class TestInference:
             input_path="s3://demo-bucket/input/segment.jsonl",
             output_path="s3://demo-bucket/output/",
             job_name="weekly",
-            batch_inference_job_config={"rankingInfluence": {"FRESHNESS": 0.5}},
+            batch_inference_job_config={"itemExplorationConfig": {"explorationWeight": "0.5"}},
             batch_inference_job_mode="THEME_GENERATION",
             theme_generation_config={"fieldsForThemeGeneration": {"itemName": "TITLE"}},
             tags={"team": "growth"},
@@ -1113,7 +1145,7 @@ class TestInference:
         job = local.job(arn)
         assert job["batchInferenceJobMode"] == "THEME_GENERATION"
         assert job["themeGenerationConfig"] == {"fieldsForThemeGeneration": {"itemName": "TITLE"}}
-        assert job["batchInferenceJobConfig"] == {"rankingInfluence": {"FRESHNESS": 0.5}}
+        assert job["batchInferenceJobConfig"] == {"itemExplorationConfig": {"explorationWeight": "0.5"}}
         (call,) = [call for call in local.calls if call.operation == "CreateBatchInferenceJob"]
         assert call.parameters["tags"] == [{"tagKey": "team", "tagValue": "growth"}]
         # And again: the job that is there is recognized as the same.

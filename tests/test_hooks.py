@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+import botocore
 import pytest
 from botocore.exceptions import (
     BotoCoreError,
@@ -366,6 +367,21 @@ class TestFaults:
         assert f"Allow {action} in that identity's IAM policy. (DescribeBatchSegmentJob was" in str(
             caught.value
         )
+
+    @pytest.mark.parametrize(
+        ("member", "cure"),
+        [("rankingInfluence", "Install boto3 1.42 or later"), ("newMember", "Install a newer one")],
+    )
+    def test_a_member_that_boto3_does_not_know_yet_says_which_boto3_does(self, hook, member, cure):
+        version = "arn:aws:personalize:us-east-1:123456789012:solution/shop/4aa8f2c1"
+        request = {"jobName": "x", "solutionVersionArn": version, "roleArn": "x", member: {}}
+        places = {"jobInput": {"s3DataSource": {}}, "jobOutput": {"s3DataDestination": {}}}
+        with pytest.raises(PersonalizeRequestError) as caught:
+            hook.create_job(BatchJobKind.INFERENCE, **request, **places)
+        assert (
+            f"boto3 {botocore.__version__}, which is installed, does not know {member}. "
+            f"{cure}, or leave it out. (CreateBatchInferenceJob was refused for"
+        ) in str(caught.value)
 
     def test_expired_credentials_are_fetched_again_once(self, personalize, hook):
         version = personalize.add_solution_version("expiring")

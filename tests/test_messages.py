@@ -430,7 +430,7 @@ class TestLogOfAWait:
         serve(describe("bad-input", "CREATE FAILED", failureReason=REASON))
         options = "deferrable=True" if mode == "deferrable" else f"mode={mode!r}, deferrable=False"
         run = run_dag(
-            "from airflow.providers.common.compat.sdk import DAG\n"
+            "from airflow_names import DAG\n"
             "from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor\n"
             "with DAG('told', schedule=None) as dag:\n"
             f"    PersonalizeBatchSegmentJobSensor(task_id='wait', job_arn={ARN!r}, {options})\n"

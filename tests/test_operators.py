@@ -236,7 +236,7 @@ class TestBadInput:
 
 
 MAPPED = """
-from airflow.providers.common.compat.sdk import DAG, task
+from airflow_names import DAG, task
 from airflow_provider_personalize_segments.operators import {kind.list_class}
 from airflow_provider_personalize_segments.sensors import {kind.sensor_class}
 

@@ -29,7 +29,7 @@ OVERDUE = ("failed", "skipped", "failed", "failed")
 CRASH = ("failed", "failed", "skipped", "failed")
 
 DAG = """
-from airflow.providers.common.compat.sdk import DAG
+from airflow_names import DAG
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 
 

@@ -283,7 +283,7 @@ class TestBadInput:
 
 
 GATE = """
-from airflow.providers.common.compat.sdk import DAG, task
+from airflow_names import DAG, task
 from airflow_provider_personalize_segments.sensors import *
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor as Sensor
 

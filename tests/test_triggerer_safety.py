@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow_names import TaskDeferred
 from fakes import first_event
 from scripted_endpoint import describe, error, job_arn
 

@@ -25,7 +25,8 @@ from airflow_provider_personalize_segments.testing.records import (
 from airflow_provider_personalize_segments.testing.service import PersonalizeService
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import DAG, BaseOperator, MappedOperator, XComArg
+    from airflow.sdk import DAG, BaseOperator, XComArg
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
 
     from airflow_provider_personalize_segments.testing.runs import DagRunResult
 

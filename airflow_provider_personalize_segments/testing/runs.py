@@ -142,7 +142,10 @@ def run_dag(
 
 
 def _find_dag(dag_or_task: Any) -> Any:
-    from airflow.providers.common.compat.sdk import DAG
+    try:
+        from airflow.sdk import DAG
+    except ImportError:  # before Airflow 3.0, which mypy does not see
+        from airflow.models.dag import DAG  # type: ignore[no-redef]
 
     if isinstance(dag_or_task, DAG):
         return dag_or_task

@@ -458,7 +458,7 @@ class TestTasks:
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local_personalize.airflow_connection())
         version = local_personalize.add_solution_version("checked")
         run = run_dag(
-            "from airflow.providers.common.compat.sdk import DAG\n"
+            "from airflow_names import DAG\n"
             "from airflow_provider_personalize_segments.operators import (\n"
             "    PersonalizeCreateBatchSegmentJobOperator as Create)\n"
             "with DAG('checked', schedule=None, default_args={'retries': 2}) as dag:\n"

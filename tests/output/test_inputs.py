@@ -309,7 +309,7 @@ class TestFilters:
 
 class TestOperator:
     DAG = """
-from airflow.providers.common.compat.sdk import DAG
+from airflow_names import DAG
 from airflow_provider_personalize_segments.operators import PersonalizeCreateBatchSegmentJobOperator as Create
 
 with DAG("checked", schedule=None, default_args={"retries": 2}) as dag:

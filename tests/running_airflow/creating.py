@@ -13,7 +13,7 @@ try:
     from airflow.sdk import DAG
 except ImportError:
     from airflow import DAG
-from airflow.providers.common.compat.sdk import AssetAlias, BaseOperator
+from airflow_names import AssetAlias, BaseOperator
 
 from airflow_provider_personalize_segments import links
 from airflow_provider_personalize_segments.operators import (

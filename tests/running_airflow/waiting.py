@@ -10,7 +10,7 @@ try:
     from airflow.sdk import DAG
 except ImportError:
     from airflow import DAG
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow_names import BaseOperator
 
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 

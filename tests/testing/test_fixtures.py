@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lines import STRICT
 
 PROJECT = Path(__file__).parents[2]
 
@@ -86,8 +87,7 @@ def run_pytest(tmp_path):
                 "pytest",
                 "-q",
                 "--strict-markers",
-                "-W",
-                "error",
+                *STRICT,
                 "-p",
                 "no:cacheprovider",
             ],

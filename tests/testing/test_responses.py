@@ -6,6 +6,7 @@ import urllib.request
 
 import pytest
 from botocore.exceptions import ClientError
+from lines import KNOWS_RANKING_INFLUENCE
 
 from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind
 
@@ -14,6 +15,10 @@ ALIAS = "arn:aws:kms:us-east-1:123456789012:alias/mine"
 FILTER = "arn:aws:personalize:us-east-1:123456789012:filter/comedy"
 TOO_SHORT = "Member must have length greater than or equal to 1"
 TOO_LONG = "Member must have length less than or equal to"
+RANKING_CONDITIONS = (
+    ({"batchInferenceJobConfig": {"rankingInfluence": {"POPULARITY": 1.5}}}, "rankingInfluence.POPULARITY"),
+    ({"batchInferenceJobConfig": {"rankingInfluence": {"LUCK": 0.5}}}, "POPULARITY, FRESHNESS"),
+)
 
 
 def make_create(stage, kind, recipe, make_request):
@@ -165,12 +170,8 @@ class TestSegmentsAndThemes:
             ({"recipe": "aws-sims"}, "needs the recipe aws-similar-items"),
             ({"region_name": "eu-west-1"}, "only in ap-northeast-1, us-east-1, us-west-2"),
             ({"batchInferenceJobMode": "SOMETHING"}, "enum value set: [BATCH_INFERENCE, THEME_GENERATION]"),
-            ({"themeGenerationConfig": {"fieldsForThemeGeneration": {"itemName": "9"}}}, "itemName"),
-            (
-                {"batchInferenceJobConfig": {"rankingInfluence": {"POPULARITY": 1.5}}},
-                "rankingInfluence.POPULARITY",
-            ),
-            ({"batchInferenceJobConfig": {"rankingInfluence": {"LUCK": 0.5}}}, "POPULARITY, FRESHNESS"),
+            ({"themeGenerationConfig": {"fieldsForThemeGeneration": {"itemName": "9" * 151}}}, "itemName"),
+            *(RANKING_CONDITIONS if KNOWS_RANKING_INFLUENCE else ()),
         ],
     )
     def test_conditions(self, ask, options, words):
@@ -179,7 +180,7 @@ class TestSegmentsAndThemes:
     def test_configuration_is_described_again(self, ask):
         config = {
             "itemExplorationConfig": {"explorationWeight": "0.3"},
-            "rankingInfluence": {"FRESHNESS": 0.25},
+            **({"rankingInfluence": {"FRESHNESS": 0.25}} if KNOWS_RANKING_INFLUENCE else {}),
         }
         client, call = ask("aws-user-personalization", batchInferenceJobConfig=config)()
         arn = call()["batchInferenceJobArn"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from airflow.providers.common.compat.sdk import DAG, task
+from airflow_names import DAG, task
 
 from airflow_provider_personalize_segments.errors import PersonalizeJobFailedError, PersonalizeJobTimeoutError
 from airflow_provider_personalize_segments.operators import (

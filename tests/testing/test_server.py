@@ -14,6 +14,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from lines import STRICT
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.testing import LocalPersonalize, mock_personalize
@@ -21,7 +22,7 @@ from airflow_provider_personalize_segments.testing.ports import hold_port
 from airflow_provider_personalize_segments.testing.server import main
 
 PROJECT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-W", "error", "-m", "airflow_provider_personalize_segments.testing.server"]
+COMMAND = [sys.executable, *STRICT, "-m", "airflow_provider_personalize_segments.testing.server"]
 FIRST_LINE = r"Personalize and S3 at (http://127\.0\.0\.1:\d+); export AIRFLOW_CONN_AWS_DEFAULT=(.+)\n"
 RAW_REQUEST = (
     b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
