@@ -1,20 +1,22 @@
 # Everything here stays inside the checkout: environments in .venv/, downloads in .cache/, Airflow in .airflow/.
 #
 #   make demo                          the newest Airflow line, with python3
-#   make test AIRFLOW=2.11             another line: 3.3 (the default), 3.2, 3.1, 3.0, 2.11, lowest
+#   make test AIRFLOW=2.11             another line, with its newest libraries: 3.3 (the default), 3.1, 2.11
+#   make test AIRFLOW=3.0.6            a release of constraints/official/, with Python 3.12
 #   make test PYTHON=python3.13        another Python
 #   make test TESTS="tests/test_jobs.py -x"
 #   make test WORKERS=2                so many tests at a time
 
 AIRFLOW ?= 3.3
-PYTHON ?= python3
+OFFICIAL := $(wildcard constraints/official/$(AIRFLOW).txt)
+PYTHON ?= $(if $(OFFICIAL),python3.12,python3)
 TESTS ?=
 # Most tests wait more than they compute, so each core carries two workers.
 WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 VENV := .venv/$(AIRFLOW)-$(notdir $(patsubst %/bin/python,%,$(PYTHON)))
 BIN := $(VENV)/bin
-CONSTRAINTS := constraints/airflow-$(AIRFLOW).txt
+CONSTRAINTS := $(or $(OFFICIAL),constraints/airflow-$(AIRFLOW).txt)
 READY := $(VENV)/.ready
 
 export UV_CACHE_DIR := $(CURDIR)/.cache/uv
@@ -33,10 +35,14 @@ setup: $(READY)  ## Set up the environment; the other targets do it by themselve
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	@echo "Setting up $(VENV) with Airflow $(AIRFLOW) (once) ..."
+ifneq ($(OFFICIAL),)
+	@constraints/official/install $(AIRFLOW) $(PYTHON) $(VENV)
+else
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0])'
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) uv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CONSTRAINTS) --editable '.[testing,parquet]' --group dev
+endif
 	@touch $@
 
 demo: $(READY)  ## Run three DAGs on a local Personalize: create a job, wait for one that fails, make a table
@@ -109,11 +115,10 @@ wheel: $(READY)  ## Build the wheel into dist/
 COMPILE_GROUPS = $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 COMPILE = $(COMPILE_GROUPS) --extra testing --extra parquet --group dev pyproject.toml
 
-constraints: $(READY)  ## Compile constraints/ anew, to the newest versions (and the lowest)
-	@for line in 3.0 3.1 3.2; do $(COMPILE) --universal --python-version 3.11 --constraint constraints/airflow-$$line.in --output-file constraints/airflow-$$line.txt || exit 1; done
+constraints: $(READY)  ## Compile constraints/ but official/ anew, to the newest versions
+	@$(COMPILE) --universal --python-version 3.11 --constraint constraints/airflow-3.1.in --output-file constraints/airflow-3.1.txt
 	@printf 'apache-airflow==3.3.*\n' | $(COMPILE) --universal --python-version 3.11 --constraint - --output-file constraints/airflow-3.3.txt
 	@printf 'apache-airflow==2.11.*\n' | $(COMPILE) --universal --python-version 3.11 --constraint - --output-file constraints/airflow-2.11.txt
-	@$(COMPILE) --python-version 3.11 --resolution lowest-direct --constraint constraints/lowest.in --output-file constraints/airflow-lowest.txt
 	@$(COMPILE_GROUPS) --universal --python-version 3.11 --constraint constraints/airflow-3.3.txt --group docs --group pictures --output-file constraints/docs.txt
 
 clean:  ## Remove everything that was set up, built or left behind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from logging import WARNING, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,13 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
+_pyproject = tomllib.loads(Path(__file__).parent.parent.joinpath("pyproject.toml").read_text())
+if repository := _pyproject["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]:
+    html_theme_options = {
+        "source_repository": repository,
+        "source_branch": "HEAD",
+        "source_directory": "docs/",
+    }
 html_title = "Personalize batch jobs in Airflow"
 html_show_copyright = False
 

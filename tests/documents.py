@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+IS_AIRFLOW_2 = version("apache-airflow").startswith("2.")
 PROJECT = Path(__file__).parent.parent
 DOCS = PROJECT / "docs"
 README = (PROJECT / "README.md").read_text()
@@ -42,8 +44,20 @@ def all_blocks(text):
 
 
 def blocks(language, text=README):
-    """Return the text of a document's blocks in one language."""
-    return [block.text for block in all_blocks(text) if block.language == language]
+    """Return the text of a document's blocks in one language; Python as the running Airflow takes it."""
+    found = [block.text for block in all_blocks(text) if block.language == language]
+    return [_import_before_3(each) for each in found] if language == "python" and IS_AIRFLOW_2 else found
+
+
+def _import_before_3(code):
+    """Return code that imports Airflow's names from where the first steps say that Airflow 2.11 has them."""
+    table = section((DOCS / "first-steps.md").read_text(), "Write it for your Airflow")
+    lines = dict(re.findall(r"^\| `(\w+)` \| `(from airflow.*?)` \|$", table, re.MULTILINE))
+
+    def replace(found):
+        return "\n".join(lines[name] for name in found[1].split(", "))
+
+    return re.sub(r"^from airflow\.sdk import (.*)$", replace, code, flags=re.MULTILINE)
 
 
 def section(text, heading):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from datetime import UTC, datetime, timedelta
 
 import boto3
 import pytest
-from airflow.providers.common.compat.sdk import AssetAlias
+from airflow_names import AssetAlias
 from documents import DOCS, DOCUMENTS, PROJECT, README, all_blocks, blocks, name_of, section
 
 from airflow_provider_personalize_segments import (
@@ -124,7 +126,9 @@ def test_the_commands_are_targets_that_ci_runs(document):
             command = line.split("#")[0].strip()
             if command.startswith("make"):
                 assert re.search(rf"^{command.split()[1]}:", makefile, re.MULTILINE), command
-                assert "TESTS=" in command or command in ci, f"{command} is not in .ci/run"
+                release = re.fullmatch(r"make test AIRFLOW=(\d+\.\d+\.\d+)", command)
+                run = f"officially {release[1]} " if release else command
+                assert "TESTS=" in command or run in ci, f"{command} is not in .ci/run"
             else:
                 assert command.startswith(
                     ("pip install", "python -m airflow_provider_personalize_segments.", "airflow ")
@@ -299,10 +303,32 @@ def test_the_messages_it_explains_are_the_ones_users_meet(row):
 
 def test_the_versions_are_the_ones_that_are_tested():
     constraints = {path.stem: path.read_text() for path in (PROJECT / "constraints").glob("*.txt")}
+    official = [path.stem for path in (PROJECT / "constraints" / "official").glob("*.txt")]
     table = section(README, "Versions")
     assert re.search(r"^apache-airflow==3\.3\.", constraints["airflow-3.3"], re.MULTILINE)
     assert re.search(r"^apache-airflow==2\.11\.", constraints["airflow-2.11"], re.MULTILINE)
-    oldest = dict(re.findall(r"^([\w-]+)==(\S+)$", constraints["airflow-lowest"], re.MULTILINE))
-    for name in ("apache-airflow-providers-amazon", "apache-airflow", "boto3"):
-        assert oldest[name] in table
-        assert f'"{name}>={oldest[name]}"' in (PROJECT / "pyproject.toml").read_text()
+    (row,) = re.findall(r"^\| official constraint files \|(.*?), for", table, re.MULTILINE)
+    assert sorted(re.findall(r"\d+\.\d+\.\d+", row)) == sorted(official)
+    for release in official:
+        assert release in (PROJECT / ".ci" / "run").read_text()
+
+
+def test_the_lower_bounds_are_what_the_oldest_official_constraint_file_has():
+    oldest = dict(
+        re.findall(
+            r"^([\w-]+)==(\S+)$",
+            (PROJECT / "constraints" / "official" / "2.11.0.txt").read_text(),
+            re.MULTILINE,
+        )
+    )
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    bounds = {
+        re.match(r"[\w-]+", each)[0]: each.partition(">=")[2]
+        for each in (*project["dependencies"], *itertools.chain(*extras))
+    }
+    assert bounds["apache-airflow"] == "2.11.0"
+    for name in ("apache-airflow-providers-amazon", "boto3", "pyarrow", "moto"):
+        assert bounds[name] == oldest[name], name
+    for name in ("apache-airflow-providers-amazon", "boto3"):
+        assert bounds[name] in section(README, "Versions")
