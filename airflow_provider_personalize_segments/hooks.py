@@ -16,6 +16,7 @@ from airflow_provider_personalize_segments.arns import (
     resolve_region,
 )
 from airflow_provider_personalize_segments.clients import PersonalizeClients
+from airflow_provider_personalize_segments.errors import PersonalizeRequestError
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.plain_json import show
 
@@ -188,11 +189,15 @@ class PersonalizeHook(PersonalizeClients):
         """
         Read the input of a job in S3, and refuse what Personalize would refuse after the job has run a while.
 
+        The recipe of the solution version says what the records are to be. Where AWS refuses to describe the
+        solution version, this warns, and takes what any recipe of the kind takes.
+
         :param kind: ``BatchJobKind.SEGMENT`` or ``BatchJobKind.INFERENCE``
         :param request: the members of the Create request, as for :meth:`create_job`; of these,
             ``solutionVersionArn``, ``jobInput``, ``filterArn`` and ``batchInferenceJobMode`` matter
         :returns: how many ``files``, ``bytes`` and ``records`` the job would read
-        :raises PersonalizeInputError: when the input cannot be right; it names the object and the line
+        :raises PersonalizeInputError: when the input cannot be right, which names the object and the line, or
+            when the recipe serves no such job
         :raises ValueError: when ``solutionVersionArn`` or ``filterArn`` is no such ARN
 
         .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/batch-data-upload.html
@@ -205,15 +210,37 @@ class PersonalizeHook(PersonalizeClients):
         if request.get("filterArn"):
             expression = self.describe_filter(request["filterArn"]).get("filterExpression")
             placeholders = find_placeholders(str(expression or ""))
+        recipe = self._find_recipe(request["solutionVersionArn"])
         region = resolve_region(self._region_name, version) or self.region_name
         with closing(self.make_s3_client(str(region))) as client:
             return check_input(
                 client,
                 request["jobInput"]["s3DataSource"]["path"],
                 kind,
+                log=self.log,
+                recipe=recipe,
                 placeholders=placeholders,
                 has_themes=request.get("batchInferenceJobMode") == "THEME_GENERATION",
             )
+
+    def _find_recipe(self, solution_version_arn: str) -> str | None:
+        """Return the name of a solution version's recipe, or ``None`` where AWS or this release has none."""
+        from airflow_provider_personalize_segments.recipes import find_recipe_name
+
+        try:
+            arn = self.describe_solution_version(solution_version_arn).get("recipeArn")
+        except PersonalizeRequestError as error:
+            reason = str(error)
+        else:
+            if name := find_recipe_name(arn):
+                return name
+            reason = f"This release does not know the recipe {show(arn)}."
+        self.log.warning(
+            "The input is checked without the solution version's recipe, so input for another recipe may "
+            "pass: %s",
+            reason,
+        )
+        return None
 
     def list_output_files(self, job_arn: str) -> list[str]:
         """

@@ -34,7 +34,7 @@ from airflow_provider_personalize_segments import (
 )
 from airflow_provider_personalize_segments.creating import requests, steps
 from airflow_provider_personalize_segments.jobs import BatchJobKind
-from airflow_provider_personalize_segments.output import publishing, task
+from airflow_provider_personalize_segments.output import inputs, publishing, task
 from airflow_provider_personalize_segments.testing.airflow_database import put_database
 from airflow_provider_personalize_segments.waiting import events, verdicts
 from airflow_provider_personalize_segments.watching import assets, lister
@@ -245,6 +245,8 @@ def messages():
         "No object is there, so the job would have no input",
         "The path is a prefix, and the job would read s3://shop/in_old/a.json, too",
         "The file holds more than 500 records, which is all that a job takes with itemId",
+        "The solution version's recipe is aws-sims, which serves no batch segment job",
+        "The solution version's recipe is aws-sims, which generates no themes",
     ):  # test_inputs.py produces them
         yield str(errors.PersonalizeInputError(problem, "Correct the input.", "s3://shop/in/a.json"))
     yield str(errors.PersonalizeNoSlotError(arn, "LimitExceededException", 60))
@@ -269,8 +271,8 @@ def messages():
     with pytest.raises(ValueError, match="the XCom or the template") as empty:
         _ = lost.worker_steps.error_limit
     yield str(empty.value)
-    # Logged, not raised; test_sensors.py and test_operators.py produce them.
-    for module in (verdicts, listed_jobs, steps, lister, watcher):
+    # Logged, not raised; test_sensors.py, test_operators.py and test_inputs.py produce them.
+    for module in (verdicts, listed_jobs, steps, lister, watcher, inputs, hooks):
         yield re.sub(r'"\s*"|%[sdr]', "", inspect.getsource(module))
     yield str(errors.PersonalizeJobTimeoutError(arn, None, 60))
     yield str(events.load_error({"type": "KeyError", "text": "x"}))

@@ -6,15 +6,25 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Never
+from typing import TYPE_CHECKING, Any, Never
 
 from airflow_provider_personalize_segments.errors import PersonalizeInputError
 from airflow_provider_personalize_segments.output.objects import S3Object, list_objects, read_object
 from airflow_provider_personalize_segments.output.patterns import REPEATED
 from airflow_provider_personalize_segments.plain_json import show
+from airflow_provider_personalize_segments.recipes import (
+    NUMBER,
+    QUOTED,
+    RECIPES,
+    THEME_LINES,
+    THEME_RECIPE,
+    Recipe,
+    are_item_conditions,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.jobs import BatchJobKind
+    from airflow_provider_personalize_segments.waiting.verdicts import Log
 
 # https://docs.aws.amazon.com/personalize/latest/dg/limits.html
 MAX_FILES = 1000
@@ -22,32 +32,27 @@ MAX_BYTES = 1024**3
 MAX_LINE = 1024**2
 """Bytes of one line; a record of input takes some hundred."""
 FILTER_VALUES = "filterValues"
+CONTEXT = "context"
+"""What real-time requests have beside ``userId``; AWS does not say whether batch jobs take it."""
+_ITEM_ATTRIBUTES = "itemAttributes"
 _QUOTED = re.compile(r'"[^"]*"(?:\s*,\s*"[^"]*")*|-?\d+(?:\.\d+)?')
 """What AWS takes for a placeholder: words in quotes of their own, with commas between them, or a number."""
+_DOUBTFUL_VALUE = rf'(?:{QUOTED}"?|{NUMBER})'
+_DOUBTFUL = re.compile(rf"{_DOUBTFUL_VALUE}(?:\s*,\s*{_DOUBTFUL_VALUE})*", re.DOTALL)
+"""
+What it may take: quotes after a backslash, quotes that end a word twice, as in an example of AWS's own
+(https://docs.aws.amazon.com/personalize/latest/dg/filter-batch.html), other numbers, and several.
+"""
 _PLACEHOLDER = re.compile(r"\$(\w+)")
 _LITERAL = re.compile(r'"[^"]*"')
 _PLAIN = rb'[^"\\\x00-\x1f]*+'
-_ESCAPE = rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
+_HALVES = rb"[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+"""The two halves of a character; a half alone is no text."""
+_ESCAPE = rb'\\(?:["\\/bfnrt]|u(?:[0-9a-ce-fA-CE-F][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}|%s))' % _HALVES
 _TEXT = rb'"(?!")%s(?:%s%s)%s"' % (_PLAIN, _ESCAPE, _PLAIN, REPEATED)
 MAX_PATTERNS = 16
 """Orders of members that have a pattern of their own; records in any other order are parsed."""
 _SPACE = rb"[ \t]*+"
-
-
-class RecordShape(NamedTuple):
-    """
-    What one kind of recipe asks of each record.
-
-    :param members: the members that a record has, each text but ``itemList``
-    :param lines: how many records a file may hold
-    """
-
-    members: tuple[str, ...]
-    lines: int
-
-
-THEMES = RecordShape(("itemId",), 100)
-"""Of a job that generates themes."""
 
 
 def find_placeholders(expression: str) -> frozenset[str]:
@@ -66,15 +71,22 @@ def check_input(
     path: str,
     kind: BatchJobKind,
     *,
+    log: Log,
+    recipe: str | None = None,
     placeholders: Iterable[str] = (),
     has_themes: bool = False,
 ) -> dict[str, int]:
     """
     Read a job's input, and refuse what Personalize would refuse after it has run for a while.
 
+    What AWS does not document passes with a warning, one for all that is alike.
+
     :param client: a boto3 client for S3
     :param path: the input path of the job, ``s3://bucket/prefix``
     :param kind: the kind of job
+    :param log: where warnings go
+    :param recipe: the name of the solution version's recipe; ``None`` (the default) where it is not known,
+        then the input may be what any recipe of this kind takes
     :param placeholders: the placeholders of the job's filter
     :param has_themes: whether the job generates themes
     :returns: ``files``, ``bytes`` and ``records``
@@ -82,12 +94,33 @@ def check_input(
 
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/batch-data-upload.html
     """
+    shapes = _find_shapes(kind, recipe, path, has_themes=has_themes)
     files = find_files(client, path)
-    shapes = [THEMES] if has_themes else [RecordShape(*each) for each in kind.input_records]
-    checker = _Checker(shapes, frozenset(placeholders))
+    checker = _Checker(shapes, frozenset(placeholders), log, recipe)
     for each in files:
         checker.check_file(each, read_object(client, each))
     return {"files": len(files), "bytes": sum(each.size for each in files), "records": checker.records}
+
+
+def _find_shapes(kind: BatchJobKind, recipe: str | None, path: str, *, has_themes: bool) -> list[Recipe]:
+    """Return what a record may be, one shape where the recipe is known."""
+    known = RECIPES.get(recipe or "")
+    if recipe and (known is None or known.kind is not kind):
+        able = " or ".join(name for name, each in RECIPES.items() if each.kind is kind)
+        raise PersonalizeInputError(
+            f"The solution version's recipe is {recipe}, which serves no {kind.title}",
+            f"Choose a solution version of the recipe {able}.",
+            path,
+        )
+    if not has_themes:
+        return [known] if known else [*dict.fromkeys(each for each in RECIPES.values() if each.kind is kind)]
+    if recipe and recipe != THEME_RECIPE:
+        raise PersonalizeInputError(
+            f"The solution version's recipe is {recipe}, which generates no themes",
+            f"Choose a solution version of the recipe {THEME_RECIPE}, or another batch_inference_job_mode.",
+            path,
+        )
+    return [RECIPES[THEME_RECIPE]._replace(lines=THEME_LINES)]
 
 
 def find_files(client: Any, path: str) -> list[S3Object]:
@@ -132,12 +165,21 @@ def find_files(client: Any, path: str) -> list[S3Object]:
 
 
 class _Checker:
-    """Reads one file after the other; the first record says what all others are to be."""
+    """Reads one file after the other; the recipe or the first record says what all others are to be."""
 
-    def __init__(self, shapes: Sequence[RecordShape], placeholders: frozenset[str]) -> None:
+    def __init__(
+        self,
+        shapes: Sequence[Recipe],
+        placeholders: frozenset[str],
+        log: Log,
+        recipe: str | None = None,
+    ) -> None:
         self._shapes = shapes
         self._placeholders = placeholders
-        self._shape: RecordShape | None = None
+        self._log = log
+        self._recipe = recipe
+        self._shape: Recipe | None = None
+        self._told: set[str] = set()
         self._plain: re.Pattern[bytes] | None = None
         self._patterns: dict[tuple[str, ...], re.Pattern[bytes]] = {}
         self._file: Any = None
@@ -170,7 +212,7 @@ class _Checker:
         if self._shape and records > self._shape.lines:
             raise PersonalizeInputError(
                 f"The file holds more than {self._shape.lines:,} records, which is all that a job takes "
-                f"with {' and '.join(self._shape.members)}",
+                f"with {self._recipe or ' and '.join(self._shape.members)}",
                 "Spread them over more files.",
                 self._file.path,
             )
@@ -210,9 +252,18 @@ class _Checker:
         if line.startswith(b"\x1f\x8b"):
             self._refuse("it is compressed with gzip, not JSON Lines")
         try:
-            record = json.loads(line.decode())
+            record = json.loads(line.decode(), object_pairs_hook=_make_object_once)
+            if b"\\u" in line:
+                # An escape may be half of a character, which JSON's grammar allows and UTF-8 does not.
+                json.dumps(record, ensure_ascii=False).encode()
         except UnicodeDecodeError:
             self._refuse("it is not UTF-8")
+        except UnicodeEncodeError as error:
+            self._refuse(
+                f"it has half a character, \\u{ord(error.object[error.start]):x} without its other half"
+            )
+        except _RepeatedMemberError as error:
+            self._refuse(f"it has {error} more than once")
         except (ValueError, RecursionError) as error:
             self._refuse(f"it is not JSON: {error}")
         if not isinstance(record, dict):
@@ -222,11 +273,16 @@ class _Checker:
     def _check_line(self, line: bytes) -> None:
         record = self._parse_line(line)
         members = frozenset(record) - {FILTER_VALUES}
+        if {CONTEXT, "userId"} <= members:
+            members -= {CONTEXT}
+            self._doubt(CONTEXT, "it has context, and AWS does not say that batch jobs take any")
         shapes = [self._shape] if self._shape else self._shapes
         shape = next((each for each in shapes if frozenset(each.members) == members), None)
         if shape is None:
             expected = " or ".join(" and ".join(each.members) for each in shapes)
             like = ", as the records before it" if self._shape else ""
+            if self._recipe:
+                like = f", which is what the recipe {self._recipe} takes"
             self._refuse(f"it has {_list(members)}, instead of {expected}{like}")
         for name in shape.members:
             value = record[name]
@@ -235,10 +291,18 @@ class _Checker:
                 self._refuse(f"its {name} is {show(value)}, not a list of texts")
             if not all(isinstance(each, str) and each for each in texts):
                 self._refuse(f"its {name} is {show(value)}, not text")
+        if _ITEM_ATTRIBUTES in shape.members and not are_item_conditions(record[_ITEM_ATTRIBUTES]):
+            self._refuse(
+                f"its itemAttributes is {show(record[_ITEM_ATTRIBUTES])}, and AWS takes conditions such as "
+                'ITEMS.genres = "Comedy", with only = in them and only AND between them. Quotes inside a '
+                'value need a backslash: "12\\" vinyl"'
+            )
         self._check_filter_values(record.get(FILTER_VALUES, {}))
         self._shape = shape
         order = (*record, *record.get(FILTER_VALUES, ()))
-        if order not in self._patterns and len(self._patterns) < MAX_PATTERNS:
+        # Conditions, which are few, and context are parsed: a pattern does not judge them.
+        is_plain = not {_ITEM_ATTRIBUTES, CONTEXT} & record.keys()
+        if is_plain and order not in self._patterns and len(self._patterns) < MAX_PATTERNS:
             self._patterns[order] = _make_pattern(record)
         self._plain = self._patterns.get(order)
 
@@ -248,11 +312,32 @@ class _Checker:
         if missing := self._placeholders - values.keys():
             self._refuse(f"its {FILTER_VALUES} lacks {_list(missing)}, which the filter asks for")
         for name, value in values.items():
-            if not isinstance(value, str) or not _QUOTED.fullmatch(value.strip()):
+            text = value.strip() if isinstance(value, str) else ""
+            if _QUOTED.fullmatch(text):
+                continue
+            if _DOUBTFUL.fullmatch(text):
+                self._doubt(
+                    FILTER_VALUES,
+                    f"its {FILTER_VALUES} has {name} = {show(value)}, and AWS documents only words in quotes "
+                    "of their own, with commas between them",
+                )
+            else:
                 self._refuse(
                     f"its {FILTER_VALUES} has {name} = {show(value)}, and AWS wants each word in quotes of "
                     'its own: "\\"horror\\",\\"comedy\\""'
                 )
+
+    def _doubt(self, subject: str, doubt: str) -> None:
+        """Warn of what AWS does not document; once for each subject, as a file may be full of it."""
+        if subject not in self._told:
+            self._told.add(subject)
+            self._log.warning(
+                "Line %d of the input may be wrong: %s. The job may give this record an error, or leave that "
+                "out of account; the check tells only the first of its kind. (%s)",
+                self._line,
+                doubt,
+                self._file.path,
+            )
 
     def _refuse(self, problem: str) -> Never:
         raise PersonalizeInputError(
@@ -260,6 +345,19 @@ class _Checker:
             "Correct the input, and clear the task.",
             self._file.path,
         )
+
+
+class _RepeatedMemberError(ValueError):
+    """A JSON object has a member twice; its text is the member's name."""
+
+
+def _make_object_once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in members:
+        if name in found:
+            raise _RepeatedMemberError(show(name))
+        found[name] = value
+    return found
 
 
 def _make_pattern(record: Mapping[str, Any]) -> re.Pattern[bytes]:

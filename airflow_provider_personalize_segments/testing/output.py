@@ -22,11 +22,11 @@ from moto.s3.models import FakeBucket, FakeKey, S3Backend, s3_backends
 from moto.utilities.utils import get_partition
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.recipes import THEME_LINES, Recipe, are_item_conditions
 from airflow_provider_personalize_segments.testing.recipes import (
-    ITEM_ATTRIBUTES_PATTERN,
     RECIPES,
-    THEME_LINES,
-    Recipe,
+    SAME_FOR_ALL_RECIPES,
+    SCORED_RECIPES,
 )
 from airflow_provider_personalize_segments.testing.validation import THEME_MODE
 
@@ -91,7 +91,7 @@ class JobRun:
         target = self.request["jobOutput"]["s3DataDestination"]
         inputs = self._read_input(source)
         bucket, prefix = self._open(target["path"], "output")
-        lines_per_file = THEME_LINES if self._themed else RECIPES[self.recipe].lines_per_file
+        lines_per_file = THEME_LINES if self._themed else RECIPES[self.recipe].lines
         outputs = {f"{prefix}_CHECK": b""}
         for key, content in inputs.items():
             lines = [line for line in content.decode(errors="replace").splitlines() if line.strip()]
@@ -167,6 +167,7 @@ class JobRun:
         result = self.kind.result_members[0]
         try:
             record = json.loads(line)
+            json.dumps(record, ensure_ascii=False).encode()  # half a surrogate fits in no file
         except ValueError:
             record = None
         if not isinstance(record, dict):
@@ -178,7 +179,7 @@ class JobRun:
 
     def _answer(self, recipe: Recipe, record: Mapping[str, Any]) -> dict[str, Any]:
         result = self.kind.result_members[0]
-        subject = {name: record[name] for name in recipe.required_members}
+        subject = {name: record[name] for name in recipe.members}
         count = self.request["numResults"]
         if self.kind is BatchJobKind.SEGMENT:
             return {result: list(self.population.draw("user", subject, count))}
@@ -188,10 +189,12 @@ class JobRun:
             )
         else:
             # One more, because an item is not similar to itself.
-            drawn = self.population.draw("item", subject, count + 1)
+            drawn = self.population.draw(
+                "item", {} if self.recipe in SAME_FOR_ALL_RECIPES else subject, count + 1
+            )
             items = [each for each in drawn if each != record.get("itemId")][:count]
         answer: dict[str, Any] = {result: items}
-        if recipe.scored:
+        if self.recipe in SCORED_RECIPES:
             answer["scores"] = _falling_scores(len(items))
         if self._themed:
             theme = _weigh(self.population.seed, "theme", record["itemId"])[0] % len(_THEMES)
@@ -204,12 +207,12 @@ def _find_error(recipe: Recipe, record: Mapping[str, Any]) -> str | None:
     def is_text(value: object) -> bool:
         return isinstance(value, str) and bool(value)
 
-    for name in recipe.required_members:
+    for name in recipe.members:
         value = record.get(name)
         fits = isinstance(value, list) and all(map(is_text, value)) if name == "itemList" else is_text(value)
         if not fits:
-            return f"Required fields for the provided recipe are {', '.join(recipe.required_members)}"
-        if name == "itemAttributes" and not ITEM_ATTRIBUTES_PATTERN.fullmatch(record[name]):
+            return f"Required fields for the provided recipe are {', '.join(recipe.members)}"
+        if name == "itemAttributes" and not are_item_conditions(record[name]):
             return 'itemAttributes takes conditions such as ITEMS.GENRE = "Comedy", joined by AND'
     return None
 

@@ -15,12 +15,13 @@ from botocore.loaders import Loader
 from botocore.model import ListShape, MapShape, ServiceModel, Shape, StringShape, StructureShape
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.recipes import THEME_RECIPE
 from airflow_provider_personalize_segments.testing.exceptions import (
     InvalidInputException,
     SerializationException,
     TooManyTagsException,
 )
-from airflow_provider_personalize_segments.testing.recipes import RECIPES, THEME_RECIPES, THEME_REGIONS
+from airflow_provider_personalize_segments.testing.recipes import RECIPES, THEME_REGIONS
 
 MAX_TAGS = 50
 DEFAULT_NUM_RESULTS = 25
@@ -102,8 +103,8 @@ def check_job(kind: BatchJobKind, request: Mapping[str, Any], recipe: str, regio
 def _check_themes(request: Mapping[str, Any], recipe: str, region_name: str) -> None:
     if "themeGenerationConfig" not in request:
         raise InvalidInputException(f"themeGenerationConfig is required with {THEME_MODE}.")
-    if recipe not in THEME_RECIPES:
-        raise InvalidInputException(f"{THEME_MODE} needs the recipe {' or '.join(sorted(THEME_RECIPES))}.")
+    if recipe != THEME_RECIPE:
+        raise InvalidInputException(f"{THEME_MODE} needs the recipe {THEME_RECIPE}.")
     if region_name not in THEME_REGIONS:
         raise InvalidInputException(f"{THEME_MODE} is only in {', '.join(sorted(THEME_REGIONS))}.")
 

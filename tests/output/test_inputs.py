@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from datetime import UTC, datetime
 
@@ -15,8 +16,9 @@ from airflow_provider_personalize_segments.errors import PersonalizeInputError, 
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.output import inputs
-from airflow_provider_personalize_segments.output.inputs import RecordShape, _Checker, find_placeholders
+from airflow_provider_personalize_segments.output.inputs import _Checker, _find_shapes, find_placeholders
 from airflow_provider_personalize_segments.output.objects import S3Object
+from airflow_provider_personalize_segments.recipes import RECIPES
 
 SEGMENT, INFERENCE = BatchJobKind.SEGMENT, BatchJobKind.INFERENCE
 BUCKET = "example-bucket"
@@ -44,11 +46,14 @@ def put(local_personalize, monkeypatch):
 def check(local_personalize, put):
     """Return a function that writes the files of an input, and checks it as a hook's user does."""
 
-    def check(files, kind=SEGMENT, path=FOLDER, **members):
+    def check(files, kind=SEGMENT, path=FOLDER, recipe=None, **members):
         put(files)
+        recipe = recipe or {SEGMENT: "aws-item-affinity", INFERENCE: "aws-similar-items"}[kind]
+        # Not by way of the control, which adds no recipe that is of no use to a batch job.
+        store = local_personalize.backend("us-east-1", None)
         return PersonalizeHook().check_input(
             kind,
-            solutionVersionArn=local_personalize.add_solution_version("checked"),
+            solutionVersionArn=store.add_solution_version("checked", recipe, "demo", "ACTIVE"),
             jobInput={"s3DataSource": {"path": path}},
             **members,
         )
@@ -56,10 +61,10 @@ def check(local_personalize, put):
     return check
 
 
-def check_file(content, kind=SEGMENT, placeholders=(), piece=7):
+def check_file(content, kind=SEGMENT, placeholders=(), piece=7, recipe=None):
     """Check a file without S3, in pieces of so many bytes."""
-    shapes = [RecordShape(*each) for each in kind.input_records]
-    checker = _Checker(shapes, frozenset(placeholders))
+    shapes = _find_shapes(kind, recipe, FOLDER, has_themes=False)
+    checker = _Checker(shapes, frozenset(placeholders), logging.getLogger("inputs"), recipe)
     file = S3Object(BUCKET, "input/a.json", len(content), '"tag"', datetime.now(UTC))
     checker.check_file(file, [content[at : at + piece] for at in range(0, len(content), piece)])
     return checker.records
@@ -81,6 +86,7 @@ class TestGoodInput:
         [
             (SEGMENT, {"itemId": "105"}),
             (SEGMENT, {"itemAttributes": 'ITEMS.genres = "Comedy" AND ITEMS.genres = "Action"'}),
+            (SEGMENT, {"itemAttributes": r'ITEMS.title = "Heat (1995), \"the\" one"'}),
             (INFERENCE, {"userId": "ü \U0001f600"}),
             (INFERENCE, {"itemId": "a\\b"}),
             (INFERENCE, {"userId": "1", "itemList": ["1", "2"]}),
@@ -93,12 +99,20 @@ class TestGoodInput:
         line = json.dumps(record, ensure_ascii=ascii_only)
         assert check_file((f"{line}{ends}" * 5).encode(), kind) == 5
 
-    @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=20), st.integers(1, 40))
+    @given(
+        st.lists(
+            st.text(st.characters() | st.sampled_from("\ud83d\ude00"), min_size=1, max_size=8),
+            min_size=1,
+            max_size=20,
+        ),
+        st.integers(1, 40),
+    )
     def test_is_read_alike_however_it_is_cut(self, users, piece):
         lines = [json.dumps({"userId": user}, ensure_ascii=bool(len(user) % 2)) for user in users]
         content = "\n".join(lines).encode("utf-8", "surrogatepass")
-        if any("\ud800" <= each <= "\udfff" for line in lines for each in line):
-            with pytest.raises(PersonalizeInputError, match="not UTF-8"):
+        halves = json.dumps([json.loads(line) for line in lines], ensure_ascii=False)
+        if any("\ud800" <= each <= "\udfff" for each in halves):
+            with pytest.raises(PersonalizeInputError, match="not UTF-8|half a character"):
                 check_file(content, INFERENCE, piece=piece)
         else:
             assert check_file(content, INFERENCE, piece=piece) == len(users)
@@ -124,7 +138,7 @@ class TestGoodInput:
 
     @given(st.data(), st.integers(1, 60))
     def test_is_judged_alike_by_the_pattern_and_the_parser(self, data, piece):
-        words = st.sampled_from(["a", "", "ü", 'say "x"', "back\\slash", "1", "tab\t"])
+        words = st.sampled_from(["a", "", "ü", 'say "x"', "back\\slash", "1", "tab\t", "\U0001f600"])
         quoted = st.lists(words, min_size=1, max_size=3).map(
             lambda each: ",".join(f'"{word}"' for word in each)
         )
@@ -134,11 +148,16 @@ class TestGoodInput:
             optional={
                 "itemList": st.lists(texts, max_size=3),
                 "filterValues": st.dictionaries(st.sampled_from(["A", "B"]), texts, max_size=2),
+                "context": st.dictionaries(st.just("DEVICE"), texts),
             },
         )
-        dump = st.tuples(record, st.sampled_from([None, (",", ":"), (" ,\t", ": ")]), st.booleans()).map(
-            lambda each: json.dumps(each[0], separators=each[1], ensure_ascii=each[2])
+        # A text of one half of a character, and a member twice, which a dict does not hold.
+        spoil = st.sampled_from(
+            [("", ""), ("", ""), ('"a"', r'"\ud83d"'), ('"a"', r'"\uDE00x"'), ("{", '{"userId": "1", ')]
         )
+        dump = st.tuples(
+            record, st.sampled_from([None, (",", ":"), (" ,\t", ": ")]), st.booleans(), spoil
+        ).map(lambda each: json.dumps(each[0], separators=each[1], ensure_ascii=each[2]).replace(*each[3], 1))
         content = "\n".join(data.draw(st.lists(dump, min_size=1, max_size=6))).encode()
 
         def judge():
@@ -167,8 +186,35 @@ class TestRefusedLines:
             (b'{"userId": "1"}\n', "it has userId, instead of itemId or itemAttributes."),
             (b'{"itemId": "1", "x": 1}\n', "it has itemId, x, instead of itemId or itemAttributes."),
             (
-                ITEMS + b'{"itemAttributes": "x"}\n',
+                ITEMS + b'{"itemAttributes": "ITEMS.a = 1"}\n',
                 "Line 3 of the input is wrong: it has itemAttributes, instead of itemId, as the records",
+            ),
+            (
+                b'{"itemAttributes": "ITEMS.year > 1999"}\n',
+                "Line 1 of the input is wrong: its itemAttributes is 'ITEMS.year > 1999', and AWS takes "
+                'conditions such as ITEMS.genres = "Comedy", with only = in them and only AND between them. '
+                'Quotes inside a value need a backslash: "12\\" vinyl".',
+            ),
+            (
+                b'{"itemAttributes": "ITEMS.a = 1"}\n{"itemAttributes": "comedies"}\n',
+                "Line 2 of the input is wrong: its itemAttributes is 'comedies', and AWS takes conditions",
+            ),
+            (
+                ITEMS + b'{"itemId": "a\\ud83d"}\n',
+                "Line 3 of the input is wrong: it has half a character, \\ud83d without its other half.",
+            ),
+            (b'{"itemId": "\\uDE00\\ud83d"}\n', "it has half a character, \\ude00 without its other half."),
+            (
+                b'{"itemId": "1", "filterValues": {"A": "\\"\\ud83d\\""}}\n',
+                "it has half a character, \\ud83d without its other half.",
+            ),
+            (
+                ITEMS + b'{"itemId": "1", "itemId": "1"}\n',
+                "Line 3 of the input is wrong: it has 'itemId' more than once.",
+            ),
+            (
+                b'{"itemId": "1", "filterValues": {"A": "1", "A": "2"}}\n',
+                "Line 1 of the input is wrong: it has 'A' more than once.",
             ),
             (b'{"itemId": 105}\n', "its itemId is 105, not text."),
             (b'{"itemId": ""}\n', "its itemId is '', not text."),
@@ -207,6 +253,19 @@ class TestRefusedLines:
             ({"userId": "1", "itemList": []}, "its itemList is [], not text."),
             ({"userId": "1", "itemList": ["1", 2]}, "its itemList is ['1', 2], not text."),
             ({"itemList": ["1"]}, "it has itemList, instead of userId or itemId or userId and itemList."),
+            (
+                {"itemId": "1", "context": {}},
+                "it has context, itemId, instead of userId or itemId or userId and itemList.",
+            ),
+            (
+                {"userId": "1", "filterValues": {"A": "horror"}},
+                "A = 'horror', and AWS wants each word in quotes",
+            ),
+            ({"userId": "1", "filterValues": {"A": '"a", b'}}, "A = '\"a\", b', and AWS wants each word"),
+            ({"userId": "1", "filterValues": {"A": "'a'"}}, "A = \"'a'\", and AWS wants each word in quotes"),
+            ({"userId": "1", "filterValues": {"A": '"'}}, "A = '\"', and AWS wants each word in quotes"),
+            ({"userId": "1", "filterValues": {"A": "1e"}}, "A = '1e', and AWS wants each word in quotes"),
+            ({"userId": "1", "filterValues": {"A": ""}}, "A = '', and AWS wants each word in quotes"),
         ],
     )
     def test_of_inference_jobs(self, record, words):
@@ -216,7 +275,29 @@ class TestRefusedLines:
 
     def test_in_a_second_file_are_compared_with_the_first(self, check):
         with pytest.raises(PersonalizeInputError, match="as the records before it.*input/b.json"):
-            check({"input/a.json": ITEMS, "input/b.json": b'{"itemAttributes": "ITEMS.A = 1"}'})
+            check(
+                {"input/a.json": b'{"userId": "1"}', "input/b.json": b'{"itemId": "1"}'},
+                INFERENCE,
+                recipe="aws-unheard-of",
+            )
+
+    def test_are_told_with_the_recipe(self, check):
+        with pytest.raises(PersonalizeInputError) as caught:
+            check({"input/a.json": ITEMS}, INFERENCE, recipe="aws-user-personalization")
+        assert (
+            "Line 1 of the input is wrong: it has itemId, instead of userId, which is what the recipe "
+            "aws-user-personalization takes. Nothing was created."
+        ) in str(caught.value)
+
+    def test_of_attributes_are_ten(self, check):
+        lines = b'{"itemAttributes": "ITEMS.A = 1"}\n'
+        recipe = "aws-item-attribute-affinity"
+        assert check({"input/a.json": lines * 10}, recipe=recipe)["records"] == 10
+        with pytest.raises(
+            PersonalizeInputError,
+            match="more than 10 records, which is all that a job takes with aws-item-attribute-affinity",
+        ):
+            check({"input/a.json": lines * 400}, recipe=recipe)
 
     def test_of_themes_are_fewer(self, check):
         with pytest.raises(PersonalizeInputError, match="more than 100 records"):
@@ -268,6 +349,162 @@ class TestRefusedPaths:
             PersonalizeInputError, match="'https://shop/in/' is no path in S3.*Leave check_input"
         ):
             check({}, path="https://shop/in/")
+
+
+class TestRecipes:
+    RECORDS = (
+        {"userId": "1"},
+        {"itemId": "1"},
+        {"userId": "1", "itemList": ["2", "3"]},
+        {"itemAttributes": 'ITEMS.genres = "Comedy"'},
+    )
+
+    @pytest.mark.parametrize("recipe", RECIPES)
+    def test_take_their_own_records_and_no_others(self, recipe):
+        known = RECIPES[recipe]
+        for record in self.RECORDS:
+            content = json.dumps(record).encode()
+            if tuple(record) == known.members:
+                assert check_file(content, known.kind, recipe=recipe) == 1
+            else:
+                with pytest.raises(PersonalizeInputError, match=f"what the recipe {recipe} takes"):
+                    check_file(content, known.kind, recipe=recipe)
+
+    @pytest.mark.parametrize("recipe", [name for name, each in RECIPES.items() if each.lines <= 500])
+    def test_take_so_many_lines(self, recipe):
+        known = RECIPES[recipe]
+        [record] = [each for each in self.RECORDS if tuple(each) == known.members]
+        line = json.dumps(record).encode() + b"\n"
+        assert check_file(line * known.lines, recipe=recipe, piece=10_000) == known.lines
+        with pytest.raises(PersonalizeInputError, match=f"more than {known.lines} records.* with {recipe}"):
+            check_file(line * (known.lines + 1), recipe=recipe, piece=10_000)
+
+    @pytest.mark.parametrize(
+        ("kind", "recipe", "words"),
+        [
+            (
+                INFERENCE,
+                "aws-trending-now",
+                "The solution version's recipe is aws-trending-now, which serves no batch inference "
+                "job. Nothing was created. Choose a solution version of the recipe "
+                "aws-user-personalization-v2 or aws-user-personalization or aws-popularity-count or ",
+            ),
+            (
+                INFERENCE,
+                "aws-next-best-action",
+                "is aws-next-best-action, which serves no batch inference job.",
+            ),
+            (
+                SEGMENT,
+                "aws-sims",
+                "The solution version's recipe is aws-sims, which serves no batch segment job. Nothing was "
+                "created. Choose a solution version of the recipe aws-item-affinity or "
+                "aws-item-attribute-affinity.",
+            ),
+        ],
+    )
+    def test_that_serve_no_such_job_are_refused(self, check, kind, recipe, words):
+        with pytest.raises(PersonalizeInputError) as caught:
+            check({"input/a.json": ITEMS}, kind, recipe=recipe)
+        assert words in str(caught.value)
+
+    def test_that_generate_no_themes_are_refused(self, check):
+        with pytest.raises(
+            PersonalizeInputError,
+            match="recipe is aws-sims, which generates no themes. Nothing was created. Choose a solution "
+            "version of the recipe aws-similar-items, or another batch_inference_job_mode",
+        ):
+            check(
+                {"input/a.json": ITEMS},
+                INFERENCE,
+                recipe="aws-sims",
+                batchInferenceJobMode="THEME_GENERATION",
+            )
+
+    def test_that_are_new_are_warned_of(self, check, read_log):
+        files = {"input/a.json": b'{"userId": "1"}\n' * 2}
+        assert check(files, INFERENCE, recipe="aws-unheard-of")["records"] == 2
+        [warning] = [each for each in read_log() if "The input is checked" in each]
+        assert (
+            "without the solution version's recipe, so input for another recipe may pass: This release does "
+            "not know the recipe 'arn:aws:personalize:::recipe/aws-unheard-of'."
+        ) in warning
+
+    def test_that_may_not_be_asked_for_are_warned_of(self, check, local_personalize, read_log):
+        local_personalize.faults.deny_access(operation="DescribeSolutionVersion")
+        users = {"input/a.json": b'{"userId": "1"}\n'}
+        assert check(users, INFERENCE, recipe="aws-sims")["records"] == 1
+        [warning] = [each for each in read_log() if "The input is checked" in each]
+        assert "so input for another recipe may pass: AccessDeniedException: " in warning
+        assert "Allow personalize:DescribeSolutionVersion in that identity's IAM policy." in warning
+        with pytest.raises(
+            PersonalizeInputError, match="it has x, instead of userId or itemId or userId and"
+        ):
+            check({"input/a.json": b'{"x": "1"}\n'}, INFERENCE)
+        with pytest.raises(PersonalizeInputError, match="more than 10 records.*takes with itemAttributes"):
+            check({"input/a.json": b'{"itemAttributes": "ITEMS.A = 1"}\n' * 11})
+        with pytest.raises(PersonalizeInputError, match="more than 100 records"):
+            check({"input/a.json": ITEMS * 51}, INFERENCE, batchInferenceJobMode="THEME_GENERATION")
+
+
+class TestDoubts:
+    """What AWS does not document passes, with a warning."""
+
+    WARNING = (
+        "Line {} of the input may be wrong: {} The job may give this record an error, or leave that out of"
+    )
+
+    def test_about_context_are_told_once(self, caplog):
+        records = [{"userId": "1"}, *[{"userId": "1", "context": {"DEVICE": "phone"}}] * 3]
+        content = "\n".join(map(json.dumps, records)).encode()
+        assert check_file(content, INFERENCE, recipe="aws-user-personalization") == 4
+        [message] = caplog.messages
+        doubt = "it has context, and AWS does not say that batch jobs take any."
+        assert message.startswith(self.WARNING.format(2, doubt))
+        assert message.endswith(
+            "the check tells only the first of its kind. (s3://example-bucket/input/a.json)"
+        )
+
+    def test_about_context_beside_a_list(self, caplog):
+        record = {"context": {"DEVICE": "phone"}, "userId": "1", "itemList": ["2"]}
+        assert check_file(json.dumps(record).encode(), INFERENCE) == 1
+        assert "it has context" in caplog.text
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "1e5",
+            "-1E-5",
+            ".5",
+            "5.",
+            "+1",
+            "1,2",
+            "1, 2.5",
+            r'"say \"hi\""',
+            r'"a\"b","c"',
+            '"United States""',
+            '1,"a"',
+        ],
+    )
+    def test_about_filter_values(self, caplog, value):
+        record = json.dumps({"userId": "1", "filterValues": {"A": value}}).encode() + b"\n"
+        assert check_file(record * 3, INFERENCE) == 3
+        [message] = caplog.messages
+        assert message.startswith("Line 1 of the input may be wrong: its filterValues has A = ")
+        assert "and AWS documents only words in quotes of their own, with commas between them." in message
+
+    def test_are_none_about_what_is_documented(self, caplog):
+        records = [
+            {
+                "userId": "1",
+                "filterValues": {"A": '"horror", "comedy"', "B": "18", "C": "-1.5", "D": '"a\\b"'},
+            },
+            {"userId": "1", "itemList": ["1"]},
+            {"itemId": "\U0001f600"},
+        ]
+        for record in records:
+            check_file(json.dumps(record).encode(), INFERENCE)
+        assert caplog.messages == []
 
 
 class TestFilters:
@@ -347,6 +584,7 @@ with DAG("checked", schedule=None, default_args={"retries": 2}) as dag:
         put({"good/a.json": ITEMS})
         filter_arn = local_personalize.add_filter("plans", 'INCLUDE UserID WHERE Users.PLAN IN ("gold")')
         local_personalize.faults.throttle(2, operation="DescribeFilter")
+        local_personalize.faults.throttle(1, operation="DescribeSolutionVersion")
         one_call = {"retries": {"total_max_attempts": 1}}
         options = {
             "good": {
@@ -359,4 +597,4 @@ with DAG("checked", schedule=None, default_args={"retries": 2}) as dag:
         version = local_personalize.add_solution_version("checked")
         run = run_dag(f"OPTIONS, VERSION, ROLE = {options!r}, {version!r}, {ROLE!r}\n{self.DAG}")
         assert run.states == {"good": "success"}
-        assert local_personalize.calls.count("DescribeFilter") == 3
+        assert local_personalize.calls.count("DescribeFilter") == 4

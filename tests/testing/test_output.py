@@ -59,7 +59,16 @@ class TestRecords:
         assert (record["input"], len(record["output"]["usersList"])) == (asked, 3)
         assert set(record) == {"input", "output", "error"}
 
-    @pytest.mark.parametrize("recipe", ["aws-user-personalization", "aws-user-personalization-v2"])
+    @pytest.mark.parametrize(
+        "recipe",
+        [
+            "aws-user-personalization",
+            "aws-user-personalization-v2",
+            "aws-hrnn",
+            "aws-hrnn-metadata",
+            "aws-hrnn-coldstart",
+        ],
+    )
     def test_user_personalization_has_scores(self, run, recipe):
         _, written = run(recipe, {"input/users.json": lines({"userId": "7"})}, numResults=4)
         [record] = written["output/users.json.out"]
@@ -78,7 +87,15 @@ class TestRecords:
         assert items != ranked[0] != ranked[1]
         assert all(len(record["output"]["scores"]) == 30 for record in written["output/users.json.out"])
 
-    @pytest.mark.parametrize("recipe", ["aws-similar-items", "aws-sims"])
+    def test_popularity_is_the_same_for_all_users(self, run):
+        asked = [{"userId": "7"}, {"userId": "8"}]
+        _, written = run("aws-popularity-count", {"input/users.json": lines(*asked)}, numResults=4)
+        first, second = (record["output"] for record in written["output/users.json.out"])
+        assert set(first) == {"recommendedItems"}
+        assert len(set(first["recommendedItems"])) == 4
+        assert first == second
+
+    @pytest.mark.parametrize("recipe", ["aws-similar-items", "aws-semantic-similarity", "aws-sims"])
     def test_an_item_is_not_similar_to_itself(self, run, recipe):
         asked = [{"itemId": f"item-{1000 + number}"} for number in range(10)]
         _, written = run(recipe, {"input/items.json": lines(*asked)}, options={"users": 10}, numResults=9)
@@ -99,6 +116,11 @@ class TestRecords:
         assert set(record["output"]) == {"recommendedItems", "theme", "itemsThemeRelevanceScores"}
         assert len(record["output"]["itemsThemeRelevanceScores"]) == 3
 
+    def test_conditions_may_have_quotes_in_their_values(self, run):
+        asked = {"itemAttributes": r'ITEMS.title = "12\" vinyl, [new]" AND ITEMS.year = 1995'}
+        _, written = run("aws-item-attribute-affinity", {"input/items.json": lines(asked)}, numResults=3)
+        assert written["output/items.json.out"][0]["error"] is None
+
     @pytest.mark.parametrize(
         ("recipe", "line", "error"),
         [
@@ -107,6 +129,7 @@ class TestRecords:
             ("aws-item-affinity", '{"itemId": ""}', "Required fields for the provided recipe are itemId"),
             ("aws-item-affinity", '{"itemId": "1"', "The line is not a JSON object"),
             ("aws-item-affinity", '["1"]', "The line is not a JSON object"),
+            ("aws-item-affinity", r'{"itemId": "\ud83d"}', "The line is not a JSON object"),
             (
                 "aws-item-attribute-affinity",
                 '{"itemAttributes": "ITEMS.year > 1999"}',
