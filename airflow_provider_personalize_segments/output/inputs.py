@@ -299,10 +299,11 @@ class _Checker:
             )
         self._check_filter_values(record.get(FILTER_VALUES, {}))
         self._shape = shape
-        order = (*record, *record.get(FILTER_VALUES, ()))
-        # Conditions, which are few, and context are parsed: a pattern does not judge them.
-        is_plain = not {_ITEM_ATTRIBUTES, CONTEXT} & record.keys()
-        if is_plain and order not in self._patterns and len(self._patterns) < MAX_PATTERNS:
+        if _ITEM_ATTRIBUTES in record:
+            return  # few, and no pattern judges conditions
+        context = record.get(CONTEXT)
+        order = (*record, *record.get(FILTER_VALUES, ()), *(context if isinstance(context, dict) else ()))
+        if order not in self._patterns and len(self._patterns) < MAX_PATTERNS:
             self._patterns[order] = _make_pattern(record)
         self._plain = self._patterns.get(order)
 
@@ -376,7 +377,10 @@ def _make_object(members: Mapping[str, bytes]) -> bytes:
 def _make_value(name: str, value: Any) -> bytes:
     if name == FILTER_VALUES:
         quoted = rb"\\\"[^\"\\\x00-\x1f]*+\\\""
-        return _make_object(dict.fromkeys(value, rb'"%s(?:,%s)%s"' % (quoted, quoted, REPEATED)))
+        words_or_number = rb'"(?:%s(?:,%s)%s|-?[0-9]+(?:\.[0-9]+)?)"' % (quoted, quoted, REPEATED)
+        return _make_object(dict.fromkeys(value, words_or_number))
+    if isinstance(value, dict):
+        return _make_object(dict.fromkeys(value, _TEXT))
     if isinstance(value, list):
         more = rb"(?:%s,%s%s)%s" % (_SPACE, _SPACE, _TEXT, REPEATED)
         return rb"\[%s%s%s%s\]" % (_SPACE, _TEXT, more, _SPACE)

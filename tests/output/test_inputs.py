@@ -580,6 +580,30 @@ with DAG("checked", schedule=None, default_args={"retries": 2}) as dag:
         # Neither is retried, as the input would be the same.
         assert local_personalize.calls.count("CreateBatchSegmentJob") == 2
 
+    def test_creates_nothing_from_records_that_the_recipe_cannot_serve(self, put, local_personalize, run_dag):
+        put({"items/a.json": ITEMS, "unchecked/a.json": ITEMS})
+        options = {"items": {"check_input": True}, "unchecked": {}}
+        version = local_personalize.add_solution_version("checked", "aws-item-attribute-affinity")
+        run = run_dag(f"OPTIONS, VERSION, ROLE = {options!r}, {version!r}, {ROLE!r}\n{self.DAG}")
+        assert run.states == {"items": "failed", "unchecked": "success"}
+        assert "it has itemId, instead of itemAttributes, which is what the recipe" in str(
+            run.errors["items"]
+        )
+        assert local_personalize.calls.count("CreateBatchSegmentJob") == 1
+
+    def test_goes_on_without_the_permission_to_ask_for_the_recipe(
+        self, put, local_personalize, run_dag, read_log
+    ):
+        put({"good/a.json": ITEMS})
+        local_personalize.faults.deny_access(operation="DescribeSolutionVersion")
+        version = local_personalize.add_solution_version("checked")
+        options = {"good": {"check_input": True, "retries": 0}}
+        run = run_dag(f"OPTIONS, VERSION, ROLE = {options!r}, {version!r}, {ROLE!r}\n{self.DAG}")
+        assert run.states == {"good": "success"}
+        assert any(
+            "The input is checked without the solution version's recipe" in each for each in read_log()
+        )
+
     def test_waits_out_what_may_pass(self, put, local_personalize, run_dag):
         put({"good/a.json": ITEMS})
         filter_arn = local_personalize.add_filter("plans", 'INCLUDE UserID WHERE Users.PLAN IN ("gold")')
