@@ -57,7 +57,7 @@ THEME_LINES = 100
 
 QUOTED = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 """Text in quotes; a backslash goes before quotes inside it."""
-NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _CONDITION = rf"ITEMS\.\w+\s*=\s*(?:{QUOTED}|{NUMBER})"
 _CONDITIONS = re.compile(
     rf"\s*{_CONDITION}(?:\s+AND\s+{_CONDITION})*\s*", re.ASCII | re.DOTALL | re.IGNORECASE

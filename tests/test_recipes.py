@@ -128,6 +128,7 @@ class TestItemConditions:
             r'ITEMS.path = "C:\"',
             "ITEMS.genres = $GENRE",
             "ITEMS.year = 1 999",
+            "ITEMS.year = \u0661",
         ],
     )
     def test_of_anything_else_are_wrong(self, expression):

@@ -35,7 +35,7 @@ FILTER_VALUES = "filterValues"
 CONTEXT = "context"
 """What real-time requests have beside ``userId``; AWS does not say whether batch jobs take it."""
 _ITEM_ATTRIBUTES = "itemAttributes"
-_QUOTED = re.compile(r'"[^"]*"(?:\s*,\s*"[^"]*")*|-?\d+(?:\.\d+)?')
+_QUOTED = re.compile(r'"[^"]*"(?:\s*,\s*"[^"]*")*|-?[0-9]+(?:\.[0-9]+)?')
 """What AWS takes for a placeholder: words in quotes of their own, with commas between them, or a number."""
 _DOUBTFUL_VALUE = rf'(?:{QUOTED}"?|{NUMBER})'
 _DOUBTFUL = re.compile(rf"{_DOUBTFUL_VALUE}(?:\s*,\s*{_DOUBTFUL_VALUE})*", re.DOTALL)

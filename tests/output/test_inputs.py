@@ -265,6 +265,7 @@ class TestRefusedLines:
             ({"userId": "1", "filterValues": {"A": "'a'"}}, "A = \"'a'\", and AWS wants each word in quotes"),
             ({"userId": "1", "filterValues": {"A": '"'}}, "A = '\"', and AWS wants each word in quotes"),
             ({"userId": "1", "filterValues": {"A": "1e"}}, "A = '1e', and AWS wants each word in quotes"),
+            ({"userId": "1", "filterValues": {"A": "\u0661"}}, "A = '\u0661', and AWS wants each word"),
             ({"userId": "1", "filterValues": {"A": ""}}, "A = '', and AWS wants each word in quotes"),
         ],
     )
@@ -445,6 +446,16 @@ class TestRecipes:
             check({"input/a.json": b'{"itemAttributes": "ITEMS.A = 1"}\n' * 11})
         with pytest.raises(PersonalizeInputError, match="more than 100 records"):
             check({"input/a.json": ITEMS * 51}, INFERENCE, batchInferenceJobMode="THEME_GENERATION")
+
+    def test_of_solution_versions_that_are_not_there_are_left_to_create(self, put, read_log):
+        put({"input/a.json": ITEMS})
+        counts = PersonalizeHook().check_input(
+            SEGMENT,
+            solutionVersionArn="arn:aws:personalize:us-east-1:123456789012:solution/none/1",
+            jobInput={"s3DataSource": {"path": FOLDER}},
+        )
+        assert counts["records"] == 2
+        assert any("may pass: ResourceNotFoundException: " in each for each in read_log())
 
 
 class TestDoubts:
