@@ -35,7 +35,7 @@ FILTER_VALUES = "filterValues"
 CONTEXT = "context"
 """What real-time requests have beside ``userId``; AWS does not say whether batch jobs take it."""
 _ITEM_ATTRIBUTES = "itemAttributes"
-_QUOTED = re.compile(r'"[^"]*"(?:\s*,\s*"[^"]*")*|-?[0-9]+(?:\.[0-9]+)?')
+_DOCUMENTED = re.compile(r'"[^"]*"(?:\s*,\s*"[^"]*")*|-?[0-9]+(?:\.[0-9]+)?')
 """What AWS takes for a placeholder: words in quotes of their own, with commas between them, or a number."""
 _DOUBTFUL_VALUE = rf'(?:{QUOTED}"?|{NUMBER})'
 _DOUBTFUL = re.compile(rf"{_DOUBTFUL_VALUE}(?:\s*,\s*{_DOUBTFUL_VALUE})*", re.DOTALL)
@@ -314,7 +314,7 @@ class _Checker:
             self._refuse(f"its {FILTER_VALUES} lacks {_list(missing)}, which the filter asks for")
         for name, value in values.items():
             text = value.strip() if isinstance(value, str) else ""
-            if _QUOTED.fullmatch(text):
+            if _DOCUMENTED.fullmatch(text):
                 continue
             if _DOUBTFUL.fullmatch(text):
                 self._doubt(
