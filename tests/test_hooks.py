@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from datetime import UTC, datetime
 
 import botocore
@@ -435,6 +436,42 @@ class TestFaults:
     )
     def test_which_of_botocores_own_may_pass(self, error, transient):
         assert is_transient(error) is transient
+
+
+@pytest.mark.parametrize(
+    ("connection", "account"),
+    [
+        ({"login": "me", "password": "PASSSECRET"}, "123456789012"),
+        (
+            {"login": "me", "password": "PASSSECRET", "extra": {"aws_session_token": "TOKENSECRET"}},
+            "123456789012",
+        ),
+        ({"extra": {"aws_access_key_id": "me", "aws_secret_access_key": "PASSSECRET"}}, "123456789012"),
+        (
+            {
+                "login": "me",
+                "password": "PASSSECRET",
+                "extra": {
+                    "role_arn": "arn:aws:iam::210987654321:role/reader",
+                    "assume_role_kwargs": {"ExternalId": "IDSECRET"},
+                },
+            },
+            "210987654321",
+        ),
+    ],
+    ids=["login", "session", "extra", "role"],
+)
+def test_no_secret_is_logged(personalize, monkeypatch, capsys, caplog, connection, account):
+    """The amazon provider's hook logs where credentials come from, in other words in each release."""
+    caplog.set_level(logging.DEBUG, "airflow")
+    extra = {"region_name": "us-east-1", **connection.get("extra", {})}
+    monkeypatch.setenv("AIRFLOW_CONN_LOGGED", json.dumps({"conn_type": "aws", **connection, "extra": extra}))
+    version = personalize.add_solution_version("logged", account_id=account)
+    arn = personalize.add_job(BatchJobKind.SEGMENT, "logged", solution_version_arn=version)
+    assert PersonalizeHook("logged").describe_job(arn)["status"] == "ACTIVE"
+    logged = caplog.text + "".join(capsys.readouterr())
+    assert "credentials retrieved from" in logged
+    assert "SECRET" not in logged
 
 
 def test_no_secret_is_in_an_error(personalize, monkeypatch):
