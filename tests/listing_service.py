@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -35,6 +36,10 @@ class ListingService:
         self.calls: Counter[str] = Counter()
         self.faults: list[Answer] = []
         self.lock = threading.Lock()
+        self.rate: float | None = None
+        """Calls a second that are answered, in a burst as many as in a second; the others are throttled."""
+        self.throttled = self.later_pages = 0
+        self._tokens, self._filled = 0.0, 0.0
         self.odd: Callable[[dict[str, Any]], dict[str, Any]] = lambda summary: summary
 
     def create(self, name: str, *, age: float = 0.0, **members: Any) -> str:
@@ -71,7 +76,11 @@ class ListingService:
 
     def answer(self, operation: str, parameters: dict[str, Any]) -> Answer:
         with self.lock:
+            if self._is_throttled():
+                self.throttled += 1
+                return error("ThrottlingException")
             self.calls[operation] += 1
+            self.later_pages += "nextToken" in parameters
             if self.faults:
                 return self.faults.pop()
             if operation == "ListBatchSegmentJobs":
@@ -81,6 +90,17 @@ class ListingService:
                 job = self.jobs.get(name)
                 return Answer({"batchSegmentJob": job}) if job else error("ResourceNotFoundException")
             return error("AccessDeniedException")
+
+    def _is_throttled(self) -> bool:
+        if self.rate is None:
+            return False
+        now = time.monotonic()
+        self._tokens = min(self.rate, self._tokens + (now - self._filled) * self.rate)
+        self._filled = now
+        if self._tokens < 1:
+            return True
+        self._tokens -= 1
+        return False
 
     def list(self, parameters: dict[str, Any]) -> Answer:
         jobs = ORDERS[self.order](list(self.jobs.values()))

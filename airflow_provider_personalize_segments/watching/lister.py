@@ -2,6 +2,8 @@
 
 - A look costs one call for each page that must be read, see :class:`~.watching.listing.Course`, and one for
   each unfinished job that is on none of these pages.
+- A page that fails is asked for again, so a listing that has begun gets through. Looks at what is new go on
+  while all pages are being read.
 - The most eager watcher sets the pace, and all watchers take each look.
 - The lister logs every fault, and waits until it is over. No fault ends a watcher.
 """
@@ -21,13 +23,14 @@ from airflow_provider_personalize_segments.arns import is_job_arn
 from airflow_provider_personalize_segments.connection_parts import ConnectionPart
 from airflow_provider_personalize_segments.connections import SharedConnection, shared_connection
 from airflow_provider_personalize_segments.errors import (
+    THROTTLING_CODES,
     PersonalizeError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
 )
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, is_known_status
 from airflow_provider_personalize_segments.plain_json import show
-from airflow_provider_personalize_segments.watching.listing import Course, Job, ListedPage, Look
+from airflow_provider_personalize_segments.watching.listing import Course, Job, ListedPage, Look, Reading
 from airflow_provider_personalize_segments.watching.subscriptions import Subscription
 
 if TYPE_CHECKING:
@@ -38,16 +41,28 @@ CALL_LIMIT = 30.0
 """Seconds that a call may take, the first with the time that it takes to read the connection."""
 MAX_BACKOFF = 300.0
 """Seconds between two looks while AWS does not answer, unless the watchers' own interval is longer."""
-MAX_FAILURES = 6
-"""Counted failures; more would only slow the recovery."""
+FIRST_PAUSE = 0.5
+"""Seconds after which a page that failed is asked for again; doubled with each further failure."""
+MAX_TRIES = 10
+"""Failures of one page, other than throttling, after which its listing is read from its first page again."""
+TOLD_FAILURES = 3
+"""Failures in a row, of AWS's own, that the log is told of."""
+THROTTLED = THROTTLING_CODES | {"LimitExceededException"}
+"""Codes of calls that come too fast; of a call that creates nothing the last one means that, too."""
+SHORTEST_PACE = 0.25
+"""Seconds between two calls once AWS throttles them; doubled with each call that is throttled."""
+LONGEST_PACE = 10.0
+"""Seconds between two calls at the most, while AWS throttles them."""
+EASE = 0.9
+"""By how much the pause between two calls becomes shorter with each call that is not throttled."""
 SECONDS_PER_PAGE = 2.0
 """Seconds between two looks for each page of the second: a long history leaves AWS's rate to others, too."""
 MAX_PAGES = 10_000
 """Pages of one listing, a million jobs."""
 MAX_DESCRIBED = 10
 """Jobs that one look describes, or as many as the listing has pages, if that is more."""
-MAX_SILENT_CALLS = 3
-"""Calls for pages without an answer that are left to themselves at a time."""
+MAX_SILENT_CALLS = 20
+"""Calls for pages without an answer that are left to themselves; each further one waits before it begins."""
 LISTING = "the listing"
 """What a call for a page is about; others are about a job."""
 MAX_WARNINGS = 100
@@ -57,6 +72,18 @@ RESTART_PAUSE = 30.0
 
 Answer = TypeVar("Answer")
 log = logging.getLogger(__name__)
+
+
+class Round:
+    """A reading that is done again and again: when it goes on, and how often it has failed in a row."""
+
+    def __init__(self) -> None:
+        self.reading: Reading | None = None
+        self.due = 0.0
+        """When its next page is read, by the clock of the event loop."""
+        self.failures = 0
+        self.is_told = False
+        """Whether the log was told of the failures."""
 
 
 class JobLister(ConnectionPart):
@@ -73,25 +100,31 @@ class JobLister(ConnectionPart):
         self._kind = kind
         self._subscriptions: set[Subscription] = set()
         self._course = Course()
+        self._news, self._sweep = Round(), Round()
+        """Reading what is new, and reading all pages, each page in turn with the other."""
+        self._pace = 0.0
+        """Seconds between two calls, as AWS throttles them."""
         self._unfinished: dict[str, None] = {}
         """The jobs to ask about again, the longest unasked first."""
         self._warned: set[str] = set()
         self._silent: dict[asyncio.Task[object], str] = {}
         """Calls that had no answer in time and have not ended, each with what it is about."""
-        self._failures = 0
         super().__init__(connection, "personalize-lister")
 
     def subscribe(self, interval: float) -> Subscription:
         """
-        Begin to watch; the next look is complete, and comes at once.
+        Begin to watch; the next look is complete, and is begun at once.
 
         :param interval: the most seconds between two looks
         """
         subscription = Subscription(interval)
         self._subscriptions.add(subscription)
         self._course.want_sweep()
-        if not self._failures:
-            self._wake.set()
+        now = self._loop.time()
+        self._news.due = min(self._news.due, now + interval)
+        if not self._sweep.failures:
+            self._sweep.due = min(self._sweep.due, now)
+        self._wake.set()
         return subscription
 
     async def next_look(self, subscription: Subscription) -> Look | None:
@@ -128,32 +161,79 @@ class JobLister(ConnectionPart):
         self._subscriptions.clear()
 
     async def _run(self) -> None:
-        """Look again and again."""
+        """Look at what is new again and again; read all pages beside that, page by page, when it is time."""
+        earliest = 0.0
         while True:
             self._wake.clear()
-            try:
-                look = await self._look()
-            except Exception as error:
-                # Airflow would start a watcher that ends at once again, whatever the error was.
-                self._failures = min(self._failures + 1, MAX_FAILURES)
-                pause = self._find_pause()
-                self._tell_fault(error, pause)
-            else:
-                if self._failures:
-                    log.info("Listing %ss works again.", self._kind.title)
-                self._failures = 0
-                for subscription in list(self._subscriptions):
-                    subscription.give(look)
-                pause = self._find_pause()
+            rounds = [self._news] if self._course.has_order else []
+            if self._course.needs_sweep:
+                rounds.append(self._sweep)
+            turn = min(rounds, key=lambda each: each.due)
+            pause = max(turn.due, earliest) - self._loop.time()
+            if pause <= 0:
+                pause = 0.0
+                await self._read_on(turn)
+                earliest = self._loop.time() + self._pace
             await self._sleep(pause)
+
+    async def _read_on(self, turn: Round) -> None:
+        """Read the next page of a round; after the last one hand the look to all watchers."""
+        if turn.reading is None:
+            turn.reading = self._course.begin_sweep() if turn is self._sweep else self._course.begin_look()
+        try:
+            goes_on = turn.reading.take(await self._read_page(turn.reading))
+            look = None if goes_on else await self._finish(turn.reading)
+        except Exception as error:
+            # Airflow would start a watcher that ends at once again, whatever the error was.
+            pause = self._fail(turn, turn.reading, error)
+        else:
+            if turn.is_told:
+                log.info("Listing %ss works again.", self._kind.title)
+            turn.failures, turn.is_told = 0, False
+            pause = 0.0 if look is None else self._give(turn, turn.reading, look)
+        turn.due = self._loop.time() + pause
+
+    def _give(self, turn: Round, reading: Reading, look: Look) -> float:
+        """Hand a look to all watchers; return the seconds until the round's next reading."""
+        turn.reading = None
+        if look.is_complete:
+            self._sweep.reading, self._sweep.failures = None, 0
+        elif self._sweep.reading is not None:
+            # Newer than what the sweep has read; it may have passed the pages where new jobs appear.
+            self._sweep.reading.jobs |= look.jobs
+        for subscription in list(self._subscriptions):
+            subscription.give(look)
+        pause = self._find_pause()
+        self._news.due = self._loop.time() + pause
+        return pause if turn is self._news else max(pause, SECONDS_PER_PAGE * (len(reading.pages) - 1))
 
     def _find_pause(self) -> float:
         """Return the seconds until the next look."""
-        interval = min((each.interval for each in self._subscriptions), default=MAX_BACKOFF)
-        if not self._failures:
-            return max(interval, SECONDS_PER_PAGE * (self._course.cost - 1))
-        backoff = min(interval * 2.0**self._failures, max(MAX_BACKOFF, interval))
-        return backoff * random.uniform(0.5, 1.0)
+        return min((each.interval for each in self._subscriptions), default=MAX_BACKOFF)
+
+    def _fail(self, turn: Round, reading: Reading, error: Exception) -> float:
+        """Return the seconds until a page that failed is asked for again, or the reading is begun anew."""
+        is_transient = isinstance(error, (PersonalizeUnavailableError, TimeoutError))
+        is_throttled = self._slow_down(error)
+        turn.failures += 1
+        if not is_transient or reading.token is None or (turn.failures >= MAX_TRIES and not is_throttled):
+            turn.reading = None
+            if reading.token is not None:
+                self._course.doubt_tokens()
+        first = FIRST_PAUSE if is_transient else max(FIRST_PAUSE, self._find_pause())
+        pause = min(first * 2.0 ** min(turn.failures - 1, MAX_TRIES), MAX_BACKOFF) * random.uniform(0.5, 1.0)
+        # Single faults are AWS's everyday life.
+        if turn.failures >= TOLD_FAILURES or not isinstance(error, PersonalizeUnavailableError):
+            turn.is_told = True
+            self._tell_fault(error, pause)
+        return pause
+
+    def _slow_down(self, error: Exception) -> bool:
+        """Let more time pass between two calls if AWS throttles them; tell whether it does."""
+        is_throttled = getattr(error, "code", None) in THROTTLED
+        if is_throttled:
+            self._pace = min(max(2 * self._pace, SHORTEST_PACE), LONGEST_PACE)
+        return is_throttled
 
     def _tell_fault(self, error: Exception, pause: float) -> None:
         where = self._connection.settings
@@ -168,20 +248,23 @@ class JobLister(ConnectionPart):
             exc_info=None if isinstance(error, PersonalizeError) else error,
         )
 
-    # --- A look -----------------------------------------------------------------------------------
+    # --- What a look costs ------------------------------------------------------------------------
 
-    async def _look(self) -> Look:
-        """Read what must be read, and ask about the unfinished jobs that were not in it."""
-        listed = await self._read_pages()
-        jobs = {arn: job for arn, job in listed.jobs.items() if not job.is_half}
+    async def _read_page(self, reading: Reading) -> ListedPage:
+        if len(reading.pages) >= MAX_PAGES:
+            raise RuntimeError(f"AWS lists more than {MAX_PAGES} pages of {self._kind.title}s.")
+        page = await self._call(partial(_read_page, kind=self._kind, token=reading.token), LISTING)
+        for odd in page.odd_arns:
+            self._warn_once("The listing has a job that no task can wait for, as its ARN is %s.", odd)
+        return page
+
+    async def _finish(self, reading: Reading) -> Look:
+        """Ask about the unfinished jobs that were on no page, and return what is known of all."""
+        jobs = {arn: job for arn, job in reading.jobs.items() if not job.is_half}
         # Describe tells of a job what the summary left out.
         unsure = [arn for arn in self._unfinished if arn not in jobs]
-        unsure += [arn for arn in listed.jobs if arn not in jobs and arn not in self._unfinished]
-        try:
-            unasked = await self._describe(unsure, jobs, is_complete=listed.is_complete)
-        except Exception:
-            self._course.want_sweep()  # no watcher gets what this look has read
-            raise
+        unsure += [arn for arn in reading.jobs if arn not in jobs and arn not in self._unfinished]
+        unasked = await self._describe(unsure, jobs, reading)
         waiting = [arn for arn, job in jobs.items() if job.state is JobState.WAITING]
         self._unfinished = dict.fromkeys(unasked + waiting)
         for status in {job.status for job in jobs.values() if isinstance(job.status, str)}:
@@ -190,29 +273,14 @@ class JobLister(ConnectionPart):
                     "The status %s is not documented. Watching on: only ACTIVE and failures are endings.",
                     show(status),
                 )
-        return Look(jobs, listed.is_complete)
+        # Not before: what the course learns, the watchers must have seen.
+        self._course.end(reading, time.time())
+        return Look(jobs, reading.is_complete)
 
-    async def _read_pages(self) -> Look:
-        course = self._course
-        token = course.begin()
-        for _ in range(MAX_PAGES):
-            try:
-                page = await self._call(partial(_read_page, kind=self._kind, token=token), LISTING)
-            except PersonalizeRequestError:
-                if token is not None:
-                    course.want_sweep()  # AWS may have forgotten the token
-                raise
-            for odd in page.odd_arns:
-                self._warn_once("The listing has a job that no task can wait for, as its ARN is %s.", odd)
-            if not course.goes_on(page):
-                return course.end(time.time())
-            token = page.next_token
-        raise RuntimeError(f"AWS lists more than {MAX_PAGES} pages of {self._kind.title}s.")
-
-    async def _describe(self, arns: list[str], jobs: dict[str, Job], *, is_complete: bool) -> list[str]:
+    async def _describe(self, arns: list[str], jobs: dict[str, Job], reading: Reading) -> list[str]:
         """Ask about jobs one by one; add those that AWS told of, and return those to ask about again."""
-        most = max(MAX_DESCRIBED, self._course.sweep_cost)
-        if len(arns) > most and not is_complete:
+        most = max(MAX_DESCRIBED, self._course.sweep_cost, len(reading.pages))
+        if len(arns) > most and not reading.is_complete:
             self._course.want_sweep()
         left, failed = deque(arns), []
         for _ in range(min(most, len(arns))):
@@ -221,9 +289,15 @@ class JobLister(ConnectionPart):
                 self._course.want_sweep()
                 failed.append(arn)
                 continue
+            if self._pace:
+                await asyncio.sleep(self._pace)
             try:
                 jobs[arn] = await self._call(partial(_read_job, kind=self._kind, arn=arn), arn)
             except (PersonalizeRequestError, PersonalizeUnavailableError, TimeoutError, ValueError) as error:
+                if self._slow_down(error):
+                    # The others would be throttled, too.
+                    failed.append(arn)
+                    break
                 log.warning("Asking about a %s failed: %s (%s)", self._kind.title, error, arn)
                 is_abroad = isinstance(error, ValueError)  # no job of this region has such an ARN
                 if is_abroad or getattr(error, "code", None) == "ResourceNotFoundException":
@@ -235,17 +309,24 @@ class JobLister(ConnectionPart):
         return [*left, *failed]
 
     async def _call(self, ask: Callable[[PersonalizeHook], Answer], about: str) -> Answer:
-        """Call AWS in a thread; a call that has no answer in time is left to itself."""
-        while list(self._silent.values()).count(LISTING) >= MAX_SILENT_CALLS:
-            await asyncio.wait(self._silent, return_when=asyncio.FIRST_COMPLETED)
-        await self._connection.acquire()
+        """Call AWS in a thread, at the pace that AWS allows; a call without an answer is left to itself."""
+        if list(self._silent.values()).count(LISTING) >= MAX_SILENT_CALLS:
+            # Not for ever: an answer that drips byte by byte ends on no day that anybody waits for.
+            await asyncio.wait(self._silent, timeout=MAX_BACKOFF, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            async with asyncio.timeout(CALL_LIMIT):
+                await self._connection.acquire()
+        except TimeoutError:
+            raise TimeoutError(f"no call could be begun within {CALL_LIMIT:g} s") from None
         call = self._connection.call(ask)
         await asyncio.wait([call], timeout=CALL_LIMIT)
         if not call.done():
             self._silent[call] = about
             call.add_done_callback(self._silent.pop)
             raise TimeoutError(f"no answer within {CALL_LIMIT:g} s")
-        return call.result()
+        answer = call.result()
+        self._pace = self._pace * EASE if self._pace > SHORTEST_PACE / 10 else 0.0
+        return answer
 
     def _warn_once(self, message: str, value: str) -> None:
         if value not in self._warned and len(self._warned) < MAX_WARNINGS:

@@ -162,93 +162,124 @@ def find_order(jobs: Iterable[Job]) -> Order:
     return Order.NONE
 
 
+class Reading:
+    """
+    Pages that are read one after the other, and kept until the last of them is there.
+
+    :param token: what the first page is asked for with; ``None`` means the first page of the listing
+    :param until: the listing has the newest jobs first, and is read to the jobs that were created before this
+        moment, in seconds since the epoch; ``None`` means to its end
+    """
+
+    def __init__(self, token: str | None, until: float | None) -> None:
+        self.token = token
+        """What the next page is asked for with."""
+        self.pages: list[ListedPage] = []
+        self.jobs: dict[str, Job] = {}
+        """What is known of the jobs by now, by their ARNs; of each job the last word."""
+        self._until = until
+
+    def take(self, page: ListedPage) -> bool:
+        """
+        Take the next page; tell whether there is one more to be read.
+
+        :param page: the page
+        """
+        self.pages.append(page)
+        self.jobs |= {job.arn: job for job in page.jobs}
+        self.token = page.next_token
+        if page.next_token is None:
+            return False
+        if self._until is None or not page.jobs:
+            return True
+        if find_order(job for each in self.pages for job in each.jobs) is not Order.NEWEST_FIRST:
+            return True
+        return (page.jobs[-1].created or 0.0) >= self._until
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the pages are the whole listing."""
+        return bool(self.pages) and self.pages[0].token is None and self.pages[-1].next_token is None
+
+
 class Course:
     """
-    Decides which pages a look reads. A look asks :meth:`begin`, then tells each page to :meth:`goes_on`.
+    Decides which pages are read.
 
-    The first look reads all pages. Later looks read the pages at that end of the listing where new jobs
-    appear, back to the jobs that were created :data:`OVERLAP` before the newest. A listing in no order is
-    read to its end each time. So is any listing from time to time, since AWS promises no order.
+    A sweep reads all pages. It shows the order of the listing, and then a look need only read the pages at
+    that end of the listing where new jobs appear, back to the jobs that were created :data:`OVERLAP` before
+    the newest. A listing in no order is read by sweeps alone. There is a sweep of any listing from time to
+    time, since AWS promises no order, and for each watcher that joins.
     """
 
     def __init__(self) -> None:
         self.order = Order.NONE
         self.frontier: float | None = None
-        self.is_sweep = True
         self._wants_sweep = True
-        self._pages: list[ListedPage] = []
         self._tokens: list[tuple[str | None, float]] = []
         self.sweep_cost = 0
         self._cost_since = 0
 
     def want_sweep(self) -> None:
-        """Let the next look read all pages."""
+        """Let all pages be read again."""
         self._wants_sweep = True
 
-    def begin(self) -> str | None:
-        """Begin a look; return the token of its first page."""
-        self._pages = []
-        self.is_sweep = (
-            self._wants_sweep or self.order is Order.NONE or self._cost_since >= SWEEP_SHARE * self.sweep_cost
-        )
-        if self.is_sweep or self.order is Order.NEWEST_FIRST:
-            return None
-        return self._tail()
+    def doubt_tokens(self) -> None:
+        """Let all pages be read again, and none be asked for with a token from before: AWS may forget it."""
+        self._wants_sweep = True
+        if self.order is Order.OLDEST_FIRST:
+            self.order = Order.NONE
 
-    def _tail(self) -> str | None:
-        """Return the token of the first page that holds a job from behind the frontier, or of the last."""
+    @property
+    def has_order(self) -> bool:
+        """Whether a look at a part of the listing shows all jobs that are new."""
+        return self.order is not Order.NONE
+
+    @property
+    def needs_sweep(self) -> bool:
+        """Whether all pages are to be read."""
+        return self._wants_sweep or not self.has_order or self._cost_since >= SWEEP_SHARE * self.sweep_cost
+
+    def begin_sweep(self) -> Reading:
+        """Begin to read all pages."""
+        return Reading(None, None)
+
+    def begin_look(self) -> Reading:
+        """Begin to read the pages where new jobs appear, in a listing that has an order."""
         frontier = self.frontier or 0.0
-        return next((token for token, newest in self._tokens if newest >= frontier), self._tokens[-1][0])
+        if self.order is Order.NEWEST_FIRST:
+            return Reading(None, frontier)
+        # From the first page that holds a job from behind the frontier, or from the last.
+        tokens = (token for token, newest in self._tokens if newest >= frontier)
+        return Reading(next(tokens, self._tokens[-1][0]), None)
 
-    def goes_on(self, page: ListedPage) -> bool:
+    def end(self, reading: Reading, now: float) -> None:
         """
-        Take a page; tell whether the look reads the next.
+        Learn from a reading that has all its pages.
 
-        :param page: the page
-        """
-        self._pages.append(page)
-        self._cost_since += 1
-        if page.next_token is None:
-            return False
-        if self.is_sweep or self.order is not Order.NEWEST_FIRST:
-            return True
-        jobs = [job for each in self._pages for job in each.jobs]
-        if find_order(jobs) is not Order.NEWEST_FIRST or not page.jobs:
-            return True
-        return (page.jobs[-1].created or 0.0) >= (self.frontier or 0.0)
-
-    def end(self, now: float) -> Look:
-        """
-        End a look after its last page, and return what it saw.
-
+        :param reading: the reading
         :param now: the time, in seconds since the epoch
         """
-        pages = self._pages
+        pages = reading.pages
         jobs = [job for page in pages for job in page.jobs]
-        is_complete = pages[0].token is None and pages[-1].next_token is None
         order = find_order(jobs)
-        if is_complete:
+        if reading.is_complete:
             self.order = order
             self._wants_sweep = False
             self.sweep_cost, self._cost_since = len(pages), 0
-        elif order is not self.order and len({job.created for job in jobs}) > 1:
-            self._wants_sweep = True  # the order that this look relied on does not hold
+        else:
+            self._cost_since += len(pages)
+            if order is not self.order and len({job.created for job in jobs}) > 1:
+                self._wants_sweep = True  # the order that this look relied on does not hold
         # A job that AWS dates into the future must not make all others seem old.
         newest = max((min(job.created, now) for job in jobs if job.created is not None), default=None)
         if newest is not None:
             self.frontier = max(self.frontier or newest - OVERLAP, newest - OVERLAP)
         if self.order is Order.OLDEST_FIRST:
-            known = {} if is_complete else dict(self._tokens)
+            known = {} if reading.is_complete else dict(self._tokens)
             known |= {page.token: page.jobs[-1].created or 0.0 for page in pages if page.jobs}
             recent = [(token, at) for token, at in known.items() if at >= (self.frontier or 0.0)]
             self._tokens = recent or list(known.items())[-1:]
-        self._pages = []
-        return Look({job.arn: job for job in jobs}, is_complete)
-
-    @property
-    def cost(self) -> int:
-        """How many pages the next look reads at least."""
-        return self.sweep_cost if self.order is Order.NONE else 1
 
 
 def _read_time(value: object) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import time
 from contextlib import aclosing, contextmanager
 
@@ -49,6 +50,9 @@ def service():
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
     monkeypatch.setattr(lister, "SECONDS_PER_PAGE", 0.0)
+    monkeypatch.setattr(lister, "SHORTEST_PACE", 0.01)
+    monkeypatch.setattr(lister, "LONGEST_PACE", 0.2)
+    monkeypatch.setattr(lister, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(lister, "MAX_BACKOFF", 0.2)
 
 
@@ -281,6 +285,131 @@ class TestOrders:
         assert "InvalidNextTokenException" in caplog.text
 
 
+def long_history(jobs, page_size=100):
+    """Return a service with a history of jobs that are over, one an hour until two hours ago."""
+    service = ListingService(page_size=page_size, now=time.time() - 3600 * (jobs + 2))
+    for number in range(jobs):
+        service.now += 3600
+        service.create(f"old-{number}")
+        service.end(f"old-{number}", age=-60)
+    service.now = time.time()
+    return service
+
+
+def first_pages(service):
+    """Count how often a listing was begun."""
+    return service.calls["ListBatchSegmentJobs"] - service.later_pages
+
+
+class TestLongListings:
+    def test_get_through_where_aws_allows_five_calls_a_second(self, monkeypatch, caplog):
+        paces = {"SHORTEST_PACE": 0.25, "LONGEST_PACE": 10.0, "FIRST_PAUSE": 0.5, "MAX_BACKOFF": 300.0}
+        for name, seconds in paces.items():
+            monkeypatch.setattr(lister, name, seconds)
+        service = long_history(3_000)
+        service.rate = 5.0
+
+        async def main():
+            watched = Watched(poll_interval=5)
+            await until(lambda: watched.trigger._place and watched.trigger._place.known_until)
+            begun = first_pages(service)
+            service.create("new")
+            service.end("new")
+            await until(lambda: watched.events)
+            await watched.stop()
+            await left_behind_nothing()
+            return begun, watched.names
+
+        with serving(service):
+            assert asyncio.run(main()) == (1, ["new"])
+        assert service.throttled > 0
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_get_through_single_faults(self, seed):
+        service = long_history(500, page_size=5)
+        answer, chance = service.answer, random.Random(seed)
+
+        def fail_now_and_then(operation, parameters):
+            if chance.random() < 0.05:
+                service.calls["faults"] += 1
+                return error("InternalServerException", 500)
+            return answer(operation, parameters)
+
+        service.answer = fail_now_and_then
+
+        async def main():
+            watched = Watched(poll_interval=60)
+            await until(lambda: watched.trigger._place and watched.trigger._place.known_until)
+            await watched.stop()
+
+        with serving(service):
+            asyncio.run(main())
+        assert service.calls["faults"] > 0
+        assert service.calls["ListBatchSegmentJobs"] == 100
+
+    def test_of_a_watcher_that_joins_deafen_no_other(self):
+        """AWS answers for the first page alone, for as long as it takes to hear of three jobs."""
+        service = long_history(50, page_size=10)
+        answer, refused = service.answer, []
+
+        def refuse(operation, parameters):
+            if parameters.get("nextToken") and service.only_first_page:
+                refused.append(parameters)
+                return error("ThrottlingException")
+            return answer(operation, parameters)
+
+        service.answer, service.only_first_page = refuse, False
+
+        async def main():
+            first = Watched()
+            await until(lambda: first.trigger._place and first.trigger._place.known_until)
+            await next_looks(service, 2)
+            service.only_first_page = True
+            second = Watched(solution_version_arn=None, endings="active")
+            await until(lambda: refused)
+            for number in range(3):
+                service.create(f"new-{number}")
+                service.end(f"new-{number}")
+                await until(lambda number=number: len(first.names) == number + 1)
+            assert second.names == []
+            service.only_first_page = False
+            await until(lambda: len(second.names) == 3)
+            names = first.names, sorted(second.names)
+            for each in (first, second):
+                await each.stop()
+            return names
+
+        news = [f"new-{number}" for number in range(3)]
+        with serving(service):
+            assert asyncio.run(main()) == (news, news)
+
+    @pytest.mark.parametrize(
+        "refusal", [error("InvalidNextTokenException"), error("InternalServerException", 500)]
+    )
+    def test_begin_anew_when_aws_has_forgotten_the_token(self, refusal, monkeypatch):
+        monkeypatch.setattr(lister, "MAX_TRIES", 3)
+        service = long_history(30, page_size=5)
+        answer, forgotten = service.answer, []
+
+        def forget(operation, parameters):
+            if first_pages(service) == 1 and parameters.get("nextToken") == "15":
+                forgotten.append(parameters)
+                return refusal
+            return answer(operation, parameters)
+
+        service.answer = forget
+
+        async def main():
+            watched = Watched(poll_interval=60)
+            await until(lambda: watched.trigger._place and watched.trigger._place.known_until)
+            await watched.stop()
+
+        with serving(service):
+            asyncio.run(main())
+        assert len(forgotten) == (1 if refusal.status == 400 else 3)
+        assert service.calls["ListBatchSegmentJobs"] == 3 + 6
+
+
 FAULTS = {
     "throttled": error("ThrottlingException"),
     "denied": error("AccessDeniedException", 403, "not you \ud83d"),
@@ -336,6 +465,26 @@ class TestFaults:
 
         assert asyncio.run(main()) == ["meanwhile"]
         assert "no answer within 0.3 s" in caplog.text
+
+    @pytest.mark.parametrize("allowed", [20, 3])
+    def test_answers_that_drip_for_ever_stop_nothing(self, service, monkeypatch, caplog, allowed):
+        monkeypatch.setattr(lister, "CALL_LIMIT", 0.3)
+        monkeypatch.setattr(lister, "MAX_SILENT_CALLS", allowed)
+
+        async def main():
+            watched = Watched()
+            await next_looks(service)
+            service.faults = [Answer(b"x" * 100_000, drips=0.05)] * 5
+            await until(lambda: not service.faults)
+            service.create("meanwhile")
+            service.end("meanwhile")
+            await until(lambda: watched.events)
+            await watched.stop()
+            return watched.names
+
+        assert asyncio.run(main()) == ["meanwhile"]
+        told = [line for line in caplog.messages if "no answer within 0.3 s" in line]
+        assert len(told) == 5
 
     def test_a_connection_that_does_not_exist_is_waited_for(self, service, monkeypatch, caplog):
         service.create("there")
@@ -570,6 +719,8 @@ def test_every_job_arrives_exactly_once_while_its_place_is_kept(order, page_size
 
     with serving(service), pytest.MonkeyPatch.context() as patch:
         patch.setattr(lister, "SECONDS_PER_PAGE", 0.0)
+        patch.setattr(lister, "SHORTEST_PACE", 0.01)
+        patch.setattr(lister, "FIRST_PAUSE", 0.05)
         patch.setattr(lister, "MAX_BACKOFF", 0.1)
         for module in (listing, place):
             patch.setattr(module, "OVERLAP", 2000)
