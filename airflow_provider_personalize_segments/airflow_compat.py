@@ -161,22 +161,19 @@ def find_shared_stream_producer() -> type[Any]:
     return SharedStreamProducer
 
 
-async def read_asset_state(store: Any, key: str) -> Any:
+async def read_asset_states(store: Any, key: str) -> list[Any]:
     """
-    Return what a watcher keeps with its asset; ``None`` when there is nothing.
+    Return what a watcher keeps with each of its assets; ``None`` for one that has nothing.
 
     :param store: the watcher's ``asset_state_store``, which Airflow has from 3.3 on
     :param key: the key
     """
-    for each in _asset_states(store):
-        if (value := await _ask_asset_state(each, "get", key)) is not None:
-            return value
-    return None
+    return [await _ask_asset_state(each, "get", key) for each in _asset_states(store)]
 
 
 async def write_asset_state(store: Any, key: str, value: Any) -> None:
     """
-    Keep something with a watcher's asset.
+    Keep something with each of a watcher's assets.
 
     :param store: the watcher's ``asset_state_store``, which Airflow has from 3.3 on
     :param key: the key
@@ -311,7 +308,7 @@ __all__ = [
     "keep_for_ever",
     "make_asset",
     "make_storage_path",
-    "read_asset_state",
+    "read_asset_states",
     "run_beside_loop",
     "write_asset_state",
 ]

@@ -76,6 +76,15 @@ def is_job_arn(value: object, kind: BatchJobKind) -> bool:
         return False
 
 
+def find_owner(arn: str) -> str:
+    """
+    Return the region and the account in an ARN, as ``us-east-1:123456789012``; empty when it has none.
+
+    :param arn: the ARN
+    """
+    return ":".join(arn.split(":", 5)[3:5])
+
+
 def parse_solution_version_arn(value: object, *, source: str = "solution_version_arn") -> str:
     """
     Check a solution version's ARN and return the region in it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import PaginationError
@@ -30,10 +31,12 @@ class JobsPage(NamedTuple):
 
     :param summaries: the jobs' summaries, times as ``datetime``
     :param next_token: what the next page is asked for with; ``None`` on the last
+    :param date: when AWS sent it, in seconds since the epoch; ``None`` when the answer does not say
     """
 
     summaries: list[dict[str, Any]]
     next_token: str | None
+    date: float | None = None
 
 
 class PersonalizeHook(PersonalizeClients):
@@ -143,7 +146,7 @@ class PersonalizeHook(PersonalizeClients):
             if token is not None and token == next_token:
                 # Following it again would never end.
                 raise PaginationError(message="AWS sent the same nextToken twice")
-            return JobsPage(list(summaries.values()), token)
+            return JobsPage(list(summaries.values()), token, _read_date(response))
 
         return self._call(kind.list_operation, subject, region, list_page)
 
@@ -284,6 +287,15 @@ class PersonalizeHook(PersonalizeClients):
             return str(arn)
 
         return self._call(kind.create_operation, subject, region, create)
+
+
+def _read_date(response: Mapping[str, Any]) -> float | None:
+    """Return when AWS sent an answer, by its own clock."""
+    try:
+        date = response["ResponseMetadata"]["HTTPHeaders"]["date"]
+        return parsedate_to_datetime(date).timestamp()
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _member(response: object, name: str) -> Any:

@@ -6,7 +6,7 @@ before. A job is plain data here, as Describe gives it, or as much of it as the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,24 @@ def build_lineage(
     return OperatorLineage(
         inputs=_find_inputs(job), outputs=_find_outputs(job, counts), run_facets=_make_run_facets(kind, job)
     )
+
+
+def add_declared(lineage: OperatorLineage[Any, Any], inlets: Iterable[Any], outlets: Iterable[Any]) -> None:
+    """
+    Add what a DAG's author says that a task reads and writes; OpenLineage asks only tasks without data.
+
+    :param lineage: what is told about the task's job
+    :param inlets: the task's inlets
+    :param outlets: the task's outlets
+    """
+    from airflow.providers.openlineage.extractors.manager import ExtractorManager
+
+    for datasets, declared in ((lineage.inputs, inlets), (lineage.outputs, outlets)):
+        for dataset in filter(None, map(ExtractorManager.convert_to_ol_dataset, declared)):
+            # An asset's URI has no slash at its end.
+            known = {(each.namespace, each.name.rstrip("/")) for each in datasets}
+            if (dataset.namespace, dataset.name.rstrip("/")) not in known:
+                datasets.append(dataset)
 
 
 def split_dataset_path(path: object) -> tuple[str, str] | None:

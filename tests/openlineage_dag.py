@@ -22,6 +22,8 @@ ADOPTED, SPOILED = "adopted", "spoiled"
 BUCKET = "demo-bucket"
 ROLE = "arn:aws:iam::123456789012:role/personalize"
 MISSING = "arn:aws:personalize:us-east-1:123456789012:solution/no-such-solution/1"
+DECLARED = "declared"
+"""The folder of what the tasks declare that they read and write."""
 COUNTED = {"max_error_rate": 0.0}
 
 
@@ -48,6 +50,11 @@ class Case(NamedTuple):
     def job_name(self) -> str:
         """The name of its job; a sensor waits for the one that another task created."""
         return "-".join(("begin", *self[1:])) if self.task == "sensor" else self.task_id
+
+    @property
+    def has_declared(self) -> bool:
+        """Whether the author of the DAG declares what the task reads and writes."""
+        return self.kind == "inference"
 
     @property
     def job_arn(self) -> str:
@@ -81,7 +88,7 @@ CASES = list_cases()
 
 
 def make_dag(cases):
-    from airflow_names import DAG
+    from airflow_names import DAG, Asset
 
     from airflow_provider_personalize_segments import operators, sensors
 
@@ -93,6 +100,11 @@ def make_dag(cases):
             "trigger_rule": "all_done",
             "botocore_config": {"retries": {"total_max_attempts": 1}},
         }
+        if case.has_declared:
+            common["inlets"] = [Asset(f"s3://{BUCKET}/{DECLARED}/read")]
+            common["outlets"] = [Asset(f"s3://{BUCKET}/{DECLARED}/written")]
+            if case.task != "sensor":  # which learns of the job's own output when it is over
+                common["outlets"].append(Asset(case.output_path))
         if case.task == "sensor":
             return getattr(sensors, f"PersonalizeBatch{title}JobSensor")(
                 **common,

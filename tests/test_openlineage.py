@@ -21,6 +21,7 @@ from openlineage_dag import (
     ADOPTED,
     BUCKET,
     CASES,
+    DECLARED,
     DEFERRABLE,
     FAILED,
     OVERDUE,
@@ -52,6 +53,8 @@ ENDS[SPOILED] = "failed"
 TIMES = ("creationDateTime", "lastUpdatedDateTime")
 STARTS_AGAIN = not version("apache-airflow-providers-openlineage").startswith("2.0.")
 """Whether the provider tells that a deferred task resumes."""
+CONVERTS_ASSETS = not version("apache-airflow-providers-openlineage").startswith("2.0.")
+"""Whether the provider makes datasets of assets that a task declares."""
 GUIDE = TESTS.parent / "docs" / "openlineage.md"
 
 
@@ -121,8 +124,15 @@ def emitted(tmp_path_factory):
 
 
 def datasets(event):
-    """Return the names of what an event says was read and written."""
-    return [[(each["namespace"], each["name"]) for each in event[side]] for side in ("inputs", "outputs")]
+    """Return the names of what an event says that the job reads and writes, without what was declared."""
+    return [
+        [(each["namespace"], each["name"]) for each in event[side] if not is_declared(each)]
+        for side in ("inputs", "outputs")
+    ]
+
+
+def is_declared(dataset):
+    return dataset["name"].startswith(f"{DECLARED}/")
 
 
 def facets(event):
@@ -174,6 +184,15 @@ class TestCase:
                 assert datasets(start) == expected_datasets(case)
                 assert told.keys() == {"kind", "jobName", "solutionVersionArn", "numResults"}
                 assert (told["jobName"], told["numResults"], arn) == (case.job_name, 3, None)
+
+    def test_every_event_tells_what_was_declared(self, emitted, case):
+        """Once each, and the job's own output no second time under the name of an asset."""
+        for event in emitted[case.task_id]:
+            declared = [
+                [each["name"] for each in event[side] if is_declared(each)] for side in ("inputs", "outputs")
+            ]
+            is_told = CONVERTS_ASSETS and case.has_declared
+            assert declared == ([[f"{DECLARED}/read"], [f"{DECLARED}/written"]] if is_told else [[], []])
 
     def test_the_end_tells_of_the_job(self, emitted, case):
         if (

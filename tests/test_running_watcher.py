@@ -24,6 +24,7 @@ JOBS = 100
 KILLS = 20 if KEEPS_PLACE else 2
 POLL_INTERVAL = 1.0
 OTHER_VERSION = SOLUTION_VERSION_ARN.replace("shop", "other")
+IS_PLACE = "key NOT LIKE '%-alive'"
 WATCHERS = {
     "segments": {"kind": "segment", "poll_interval": POLL_INTERVAL},
     "all_endings": {"kind": "segment", "poll_interval": POLL_INTERVAL, "endings": "all"},
@@ -59,7 +60,7 @@ class Endings:
     def places(self):
         if not KEEPS_PLACE:
             return []
-        return self.database.execute("SELECT key, value FROM asset_state_store").fetchall()
+        return self.database.execute(f"SELECT key, value FROM asset_state_store WHERE {IS_PLACE}").fetchall()
 
     def looks(self):
         return self.service.calls["ListBatchSegmentJobs"]
@@ -221,8 +222,8 @@ def test_a_dag_hears_of_the_jobs_that_ended_while_it_was_paused(watched):
         return name in consumed_jobs(running, asset)
 
     def keeps_its_place():
-        statement = "SELECT value FROM asset_state_store JOIN asset ON asset.id = asset_id WHERE name = ?"
-        ((place,),) = running.query(statement, "other_version")
+        statement = "SELECT value FROM asset_state_store JOIN asset ON asset.id = asset_id"
+        ((place,),) = running.query(f"{statement} WHERE {IS_PLACE} AND name = ?", "other_version")
         return json.loads(place)["unfinished"] == []  # it has told of all that it saw
 
     running.wait_until(keeps_its_place, "the watcher has kept its place")

@@ -268,9 +268,12 @@ class JobQuestions:
         """Return what OpenLineage is told: what the task knows of its job by now."""
         try:
             # Not at the top: it is there for OpenLineage alone.
-            from airflow_provider_personalize_segments.lineage import build_lineage
+            from airflow_provider_personalize_segments.lineage import add_declared, build_lineage
 
-            return build_lineage(self.task.kind, {**self.known_job, **(self.last_job or {})}, self._counts)
+            job = {**self.known_job, **(self.last_job or {})}
+            lineage = build_lineage(self.task.kind, job, self._counts)
+            add_declared(lineage, self.task.inlets, self.task.outlets)
+            return lineage
         except Exception as error:
             # No event is worth a task.
             self.log.warning("OpenLineage is told nothing about the job: %s", error)

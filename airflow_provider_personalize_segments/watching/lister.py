@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from airflow_provider_personalize_segments.arns import is_job_arn
+from airflow_provider_personalize_segments.arns import find_owner, is_job_arn
 from airflow_provider_personalize_segments.connection_parts import ConnectionPart
 from airflow_provider_personalize_segments.connections import SharedConnection, shared_connection
 from airflow_provider_personalize_segments.errors import (
@@ -100,6 +100,8 @@ class JobLister(ConnectionPart):
         self._kind = kind
         self._subscriptions: set[Subscription] = set()
         self._course = Course()
+        self._owners: frozenset[str] = frozenset()
+        """Whose jobs are listed: the accounts and regions in the ARNs that the last complete look saw."""
         self._news, self._sweep = Round(), Round()
         """Reading what is new, and reading all pages, each page in turn with the other."""
         self._pace = 0.0
@@ -181,7 +183,11 @@ class JobLister(ConnectionPart):
         if turn.reading is None:
             turn.reading = self._course.begin_sweep() if turn is self._sweep else self._course.begin_look()
         try:
-            goes_on = turn.reading.take(await self._read_page(turn.reading))
+            page = await self._read_page(turn.reading)
+            if self._is_elsewhere(page):
+                self._move()
+                return
+            goes_on = turn.reading.take(page)
             look = None if goes_on else await self._finish(turn.reading)
         except Exception as error:
             # Airflow would start a watcher that ends at once again, whatever the error was.
@@ -193,11 +199,24 @@ class JobLister(ConnectionPart):
             pause = 0.0 if look is None else self._give(turn, turn.reading, look)
         turn.due = self._loop.time() + pause
 
+    def _is_elsewhere(self, page: ListedPage) -> bool:
+        """Tell whether the connection leads to another account or region than it did."""
+        owners = {find_owner(job.arn) for job in page.jobs}
+        return bool(owners and self._owners) and self._owners.isdisjoint(owners)
+
+    def _move(self) -> None:
+        """Forget the listing of the other account or region; the next look is complete for each watcher."""
+        self._course, self._owners, self._unfinished = Course(), frozenset(), {}
+        self._news, self._sweep = Round(), Round()
+        for subscription in self._subscriptions:
+            subscription.begin_anew()
+
     def _give(self, turn: Round, reading: Reading, look: Look) -> float:
         """Hand a look to all watchers; return the seconds until the round's next reading."""
         turn.reading = None
         if look.is_complete:
             self._sweep.reading, self._sweep.failures = None, 0
+            self._owners = frozenset(map(find_owner, look.jobs))
         elif self._sweep.reading is not None:
             # Newer than what the sweep has read; it may have passed the pages where new jobs appear.
             self._sweep.reading.jobs |= look.jobs
@@ -275,7 +294,7 @@ class JobLister(ConnectionPart):
                 )
         # Not before: what the course learns, the watchers must have seen.
         self._course.end(reading, time.time())
-        return Look(jobs, reading.is_complete)
+        return Look(jobs, reading.is_complete, reading.pages[-1].date)
 
     async def _describe(self, arns: list[str], jobs: dict[str, Job], reading: Reading) -> list[str]:
         """Ask about jobs one by one; add those that AWS told of, and return those to ask about again."""
@@ -338,7 +357,8 @@ def _read_page(hook: PersonalizeHook, kind: BatchJobKind, token: str | None) -> 
     page = hook.list_jobs_page(kind, next_token=token)
     jobs = [Job.read(kind, each) for each in page.summaries if is_job_arn(each[kind.arn_member], kind)]
     odd_arns = {each[kind.arn_member] for each in page.summaries} - {job.arn for job in jobs}
-    return ListedPage(token, jobs, page.next_token, tuple(show(arn) for arn in sorted(odd_arns)))
+    odd = tuple(show(arn) for arn in sorted(odd_arns))
+    return ListedPage(token, jobs, page.next_token, odd, page.date)
 
 
 def _read_job(hook: PersonalizeHook, kind: BatchJobKind, arn: str) -> Job:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from airflow_provider_personalize_segments.arns import find_owner
 from airflow_provider_personalize_segments.jobs import JobState
 from airflow_provider_personalize_segments.watching.listing import OVERLAP, Job, Look
 
 PLACE_VERSION = 1
 MAX_JOBS = 200
 """Jobs that one event tells of; the next event tells of more."""
+MAX_BYTES = 200_000
+"""Bytes of the jobs in one event, but that each event tells of one job at least."""
 MAX_UNDATED = 1_000
 """Jobs that AWS gives no date, and that a watcher remembers as told."""
 
@@ -46,26 +50,41 @@ class Place:
     :param unfinished: the ARNs of jobs that the watcher has yet to tell of
     :param told: the ARNs of jobs that are done with, and when each was created. Those that are so old that
         their age alone tells it are left out
+    :param owners: the accounts and regions whose jobs the watcher knows, as ``us-east-1:123456789012``; none
+        when it knows no job. Of another account or region it tells what its first look would
     """
 
     since: float
     known_until: float | None = None
     unfinished: frozenset[str] = frozenset()
     told: Mapping[str, float | None] = field(default_factory=dict)
+    owners: frozenset[str] = frozenset()
 
     def after(
-        self, look: Look, states: Collection[JobState], solution_version_arn: str | None, now: float
+        self,
+        look: Look,
+        states: Collection[JobState],
+        solution_version_arn: str | None,
+        now: float,
+        look_back: float,
     ) -> Step:
         """
         Return which jobs a watcher tells of after a look, and its place then.
 
-        :param look: the look; a watcher's first must be complete
+        :param look: the look; a watcher's first must be complete, also its first of an account or a region
         :param states: the endings to tell of
         :param solution_version_arn: the only solution version whose jobs count; ``None`` means all
-        :param now: the time
+        :param now: the time by the clock of this machine
+        :param look_back: seconds before the first look in which jobs ended that it tells of
         """
         unfinished, told = set(self.unfinished), dict(self.told)
         ended: list[Job] = []
+        now = _find_time(look, now)
+        since = now - look_back
+        if self.known_until is None:
+            since = min(self.since, since)
+        seen = frozenset(map(find_owner, look.jobs))
+        known = self.owners or seen
         jobs = [
             job
             for job in look.jobs.values()
@@ -77,30 +96,53 @@ class Place:
             if job.state is JobState.WAITING:
                 unfinished.add(job.arn)
                 continue
-            if job.state in states and (job.arn in unfinished or self._is_new(job)):
+            if job.state in states and (job.arn in unfinished or self._is_new(job, known, since)):
                 ended.append(job)
             unfinished.discard(job.arn)
             told[job.arn] = job.created
+        owners = known | seen
+        if look.is_complete and seen:
+            # What is of another account or region is over: the connection leads there no more.
+            owners = seen
+            unfinished = {arn for arn in unfinished if find_owner(arn) in owners}
+            told = {arn: at for arn, at in told.items() if find_owner(arn) in owners}
         ended.sort(key=lambda job: job.ended or 0.0)
-        rest = {job.arn: job for job in ended[MAX_JOBS:]}
-        # A job that AWS dates into the future must not make all others seem old.
+        number = _count_fitting(ended)
+        rest = {job.arn: job for job in ended[number:]}
+        # A job that AWS dates into the future must not make all others seem old, nor must our own clock.
         created = [min(job.created, now) for job in jobs if job.created is not None]
-        known_until = max(created, default=self.since)
         if self.known_until is not None:
-            known_until = max(known_until, self.known_until)
+            created.append(min(self.known_until, now))
+        known_until = max(created, default=since)
         place = Place(
             self.since,
             known_until,
             frozenset(unfinished | rest.keys()),
             _forget_old({arn: at for arn, at in told.items() if arn not in rest}, known_until),
+            owners,
         )
-        return Step(ended[:MAX_JOBS], rest, place)
+        return Step(ended[:number], rest, place)
 
-    def _is_new(self, job: Job) -> bool:
+    def _is_new(self, job: Job, owners: Collection[str], since: float) -> bool:
         """Tell whether a watcher that never saw this job, which is over, tells of it."""
-        if self.known_until is None:
-            return job.ended is None or job.ended >= self.since
+        if self.known_until is None or find_owner(job.arn) not in owners:
+            return job.ended is None or job.ended >= since
         return job.created is None or job.created >= self.known_until - OVERLAP
+
+    @property
+    def reached(self) -> float:
+        """How far it is: the time from which on jobs are new to it."""
+        return self.since if self.known_until is None else self.known_until
+
+    def is_done_with(self, arn: str, created: float | None) -> bool:
+        """
+        Tell whether the watcher would not tell of a job that is over.
+
+        :param arn: the job's ARN
+        :param created: when it was created
+        """
+        is_old = created is not None and self.known_until is not None and created < self.known_until - OVERLAP
+        return arn in self.told or (is_old and arn not in self.unfinished)
 
     def dump(self) -> dict[str, Any]:
         """Return it as plain JSON."""
@@ -111,6 +153,7 @@ class Place:
             "unfinished": sorted(self.unfinished),
             # There may be hundreds, so each takes little room.
             "told": {arn: at if at is None else int(at) for arn, at in self.told.items()},
+            "owners": sorted(self.owners),
         }
 
     @classmethod
@@ -125,14 +168,40 @@ class Place:
             if dumped["version"] != PLACE_VERSION:  # type: ignore[index]  # what it is comes out here
                 raise ValueError("another version")
             known_until = dumped["knownUntil"]  # type: ignore[index]
+            unfinished = frozenset(str(arn) for arn in dumped["unfinished"])  # type: ignore[index]
+            told = {str(arn): at if at is None else float(at) for arn, at in dumped["told"].items()}  # type: ignore[index]
+            # A place that an earlier release kept has its owners in its ARNs alone.
+            owners = dumped.get("owners", {find_owner(arn) for arn in (*unfinished, *told)})  # type: ignore[attr-defined]
             return cls(
                 _read_time(dumped["since"]),  # type: ignore[index]
                 None if known_until is None else _read_time(known_until),
-                frozenset(str(arn) for arn in dumped["unfinished"]),  # type: ignore[index]
-                {str(arn): at if at is None else float(at) for arn, at in dumped["told"].items()},  # type: ignore[index]
+                unfinished,
+                told,
+                frozenset(str(each) for each in owners),
             )
         except (TypeError, LookupError, AttributeError) as error:
             raise ValueError(f"no place of a watcher: {error}") from None
+
+
+def join_places(places: Iterable[Place]) -> Place:
+    """
+    Return the place of a watcher that has several, as each asset whose watcher it is keeps one.
+
+    The oldest decides: a job counts as told when all assets were told of it.
+
+    :param places: the places, one or more
+    """
+    places = sorted(places, key=lambda place: place.reached)
+    oldest = places[0]
+    return replace(
+        oldest,
+        unfinished=frozenset().union(*(place.unfinished for place in places)),
+        told={
+            arn: created
+            for arn, created in oldest.told.items()
+            if all(place.is_done_with(arn, created) for place in places)
+        },
+    )
 
 
 class Settling:
@@ -163,6 +232,24 @@ class Settling:
         while self._places and self._places[0][0] <= now - self._seconds:
             settled = self._places.popleft()[1]
         return settled
+
+
+def _count_fitting(jobs: list[Job]) -> int:
+    """Return how many jobs one event holds."""
+    sizes = itertools.accumulate(job.size for job in jobs[:MAX_JOBS])
+    return max(sum(size <= MAX_BYTES for size in sizes), min(len(jobs), 1))
+
+
+def _find_time(look: Look, now: float) -> float:
+    """
+    Return the time by AWS's clock, which dates the jobs, unless ours is behind it.
+
+    The date of an answer may be a proxy's, so it is not taken to be before the newest job.
+    """
+    if look.date is None:
+        return now
+    newest = max((job.created for job in look.jobs.values() if job.created is not None), default=look.date)
+    return min(now, max(look.date, newest))
 
 
 def _forget_old(told: Mapping[str, float | None], known_until: float) -> dict[str, float | None]:

@@ -22,6 +22,10 @@ class Subscription:
         self._look: Look | None = None
         self._is_new = True
 
+    def begin_anew(self) -> None:
+        """Let the next look be complete."""
+        self._is_new = True
+
     def give(self, look: Look) -> None:
         """
         Hand a look to the watcher, or keep it until the watcher asks; several become one.

@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Hashable
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from airflow.triggers.base import TriggerEvent
 from airflow_provider_personalize_segments.airflow_compat import (
     find_event_trigger,
     has_asset_watchers,
-    read_asset_state,
+    read_asset_states,
     write_asset_state,
 )
 from airflow_provider_personalize_segments.arns import parse_solution_version_arn, resolve_region
@@ -33,7 +34,7 @@ from airflow_provider_personalize_segments.parameters import (
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.watching.lister import watch
 from airflow_provider_personalize_segments.watching.listing import Job, Look
-from airflow_provider_personalize_segments.watching.place import Place, Settling
+from airflow_provider_personalize_segments.watching.place import Place, Settling, join_places
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.watching.deliveries import Delivery
@@ -47,6 +48,15 @@ SHORTEST_INTERVAL = 0.1
 """Seconds between two looks, whatever ``poll_interval`` says."""
 SETTLING = 10.0
 """Seconds that a watcher must outlive a stored event. Airflow ends a removed watcher within about two."""
+ALIVE_KEY = "personalize-watchers-alive"
+"""Where an asset's state store has when any of the asset's watchers was alive last, as ISO 8601."""
+HEARTBEAT = 600.0
+"""Seconds after which a watcher says again that it is alive."""
+ABANDONED = 3600.0
+"""
+Seconds, unless ``look_back`` is longer: a place counts no more when its watcher was not there for so long
+while the asset had another watcher.
+"""
 MANY_JOBS = 1_000
 """Jobs in a look that are judged in a thread."""
 
@@ -191,16 +201,20 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
         """
         missed: Look | None = None
         await self._find_place()
-        async for delivery in shared_stream:
-            look = missed.followed_by(delivery.look) if missed else delivery.look
-            if self._place is None and not await self._find_place():
-                missed = look
-                continue
-            missed = None
-            events, place = await self._take(look)
-            delivery.when_stored = partial(self._settle, place)
-            for event in events:
-                yield event
+        heartbeat = asyncio.create_task(self._stay_alive())
+        try:
+            async for delivery in shared_stream:
+                look = missed.followed_by(delivery.look) if missed else delivery.look
+                if self._place is None and not await self._find_place():
+                    missed = look
+                    continue
+                missed = None
+                events, place = await self._take(look)
+                delivery.when_stored = partial(self._settle, place)
+                for event in events:
+                    yield event
+        finally:
+            heartbeat.cancel()
 
     # --- What it does -----------------------------------------------------------------------------
 
@@ -215,11 +229,21 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
     async def _take(self, look: Look) -> tuple[list[TriggerEvent], Place]:
         """Move on to a look; return the event to yield, if there is one, and the place after it."""
         place = self._place or self._first_place()
-        look = Look({**self._rest, **look.jobs}, look.is_complete)
-        find = partial(place.after, look, ENDINGS[self.endings], self.solution_version_arn, time.time())
+        look = look._replace(jobs={**self._rest, **look.jobs})
+        version = self.solution_version_arn
+        find = partial(place.after, look, ENDINGS[self.endings], version, time.time(), self.look_back)
         # A long history takes longer than a trigger may hold the event loop.
         step = find() if len(look.jobs) <= MANY_JOBS else await asyncio.to_thread(find)
         self._place, self._rest = step.place, step.rest
+        if place.owners and place.owners.isdisjoint(step.place.owners):
+            log.warning(
+                "The connection %r leads to %s now, and led to %s before. The watcher begins anew, with the "
+                "jobs that ended in the last %g s.",
+                self.aws_conn_id,
+                ", ".join(sorted(step.place.owners)),
+                ", ".join(sorted(place.owners)),
+                self.look_back,
+            )
         kind = BatchJobKind.named(self.kind)
         payload = [job.dump(kind) for job in step.ended]
         events = [TriggerEvent(payload)] if payload else []  # type: ignore[no-untyped-call]  # not annotated
@@ -238,25 +262,62 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
         """Read where the watcher was; tell whether that is known now."""
         store = getattr(self, "asset_state_store", None)
         try:
-            stored = await read_asset_state(store, self._key)
+            places = await read_asset_states(store, self._key)
+            own = await read_asset_states(store, self._own_alive_key)
+            others = await read_asset_states(store, ALIVE_KEY)
         except Exception as error:
             log.warning("The watcher could not read its place, and tries again with its next look: %s", error)
             return False
-        try:
-            self._place = self._kept = None if stored is None else Place.load(stored)
-        except ValueError as error:
-            log.error(
-                "The watcher cannot read its place, which its asset's state store has under %s: %s. "
-                "It begins with the jobs that ended in the last %g s.",
-                self._key,
-                error,
-                self.look_back,
-            )
-        if self._place is None:
-            self._place = self._first_place()
-            # At once: what ends until the first look is not to depend on when that is.
-            await self._keep_place(self._place)
+        found = []
+        for stored, alive, any_alive in zip(places, own, others, strict=True):
+            if stored is None:
+                continue
+            if _is_abandoned(alive, any_alive, max(self.look_back, ABANDONED)):
+                log.warning(
+                    "The watcher does not go on at its place, where it was until %s: the asset has had "
+                    "another watcher since. It begins with the jobs that ended in the last %g s.",
+                    alive,
+                    self.look_back,
+                )
+                continue
+            try:
+                found.append(Place.load(stored))
+            except ValueError as error:
+                log.error(
+                    "The watcher cannot read its place, which its asset's state store has under %s: %s. "
+                    "It begins with the jobs that ended in the last %g s.",
+                    self._key,
+                    error,
+                    self.look_back,
+                )
+        self._place = join_places(found) if found else self._first_place()
+        if [self._place] == found and len(places) == 1:
+            self._kept = self._place
+        # At once: what ends until the first look is not to depend on when that is.
+        await self._keep_place(self._place)
+        await self._say_alive()
         return True
+
+    @property
+    def _own_alive_key(self) -> str:
+        return f"{self._key}-alive"
+
+    async def _stay_alive(self) -> None:
+        """Say again and again that the watcher is there, whether AWS answers or not."""
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            if self._place is not None:
+                # A conversation with Airflow must not end half-way.
+                await asyncio.shield(asyncio.ensure_future(self._say_alive()))
+
+    async def _say_alive(self) -> None:
+        store = getattr(self, "asset_state_store", None)
+        now = datetime.fromtimestamp(time.time(), UTC).isoformat()
+        try:
+            for key in (self._own_alive_key, ALIVE_KEY):
+                await write_asset_state(store, key, now)
+        except Exception as error:
+            log.warning("The watcher could not say that it is alive, and tries again: %s", error)
 
     async def _settle(self, place: Place) -> None:
         settled = self._settling.settle(place, time.monotonic())
@@ -277,6 +338,19 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
             )
         else:
             self._kept = place
+
+
+def _is_abandoned(alive: object, any_alive: object, limit: float) -> bool:
+    """
+    Tell whether an asset had other watchers for a long time after one was alive last.
+
+    A watcher that could not run, as no triggerer did or its DAG was paused, is none: no other ran then.
+    """
+    try:
+        seconds = datetime.fromisoformat(str(any_alive)) - datetime.fromisoformat(str(alive))
+    except (ValueError, TypeError):  # it is a place of an earlier release, or something else
+        return False
+    return seconds.total_seconds() > limit
 
 
 def _refuse(name: str) -> float:

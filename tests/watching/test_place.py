@@ -13,7 +13,7 @@ from scripted_endpoint import SOLUTION_VERSION_ARN, job_arn
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState
 from airflow_provider_personalize_segments.watching import place as places
 from airflow_provider_personalize_segments.watching.listing import OVERLAP, Job, Look
-from airflow_provider_personalize_segments.watching.place import Place, Settling
+from airflow_provider_personalize_segments.watching.place import Place, Settling, join_places
 
 NOW = 1_790_000_000.0
 HOUR = 3600.0
@@ -28,8 +28,8 @@ def look(*jobs, is_complete=True):
     return Look({each.arn: each for each in jobs}, is_complete)
 
 
-def step(place, *jobs, states=BOTH, version=None, now=NOW):
-    found = place.after(look(*jobs), states, version, now)
+def step(place, *jobs, states=BOTH, version=None, now=NOW, **members):
+    found = place.after(look(*jobs)._replace(**members), states, version, now, HOUR)
     return [each.name for each in found.ended], found.place
 
 
@@ -124,11 +124,159 @@ def test_an_event_has_so_many_jobs_and_the_next_ones_have_the_rest():
     place, told, rest = Place(NOW), [], {}
     for expected in (places.MAX_JOBS, places.MAX_JOBS, 1, 0):
         # Later looks need not show them again, unless the watcher begins anew.
-        found = place.after(Look(rest, False) if rest else look(*jobs), BOTH, None, NOW)
+        found = place.after(Look(rest, False) if rest else look(*jobs), BOTH, None, NOW, HOUR)
         assert len(found.ended) == expected
         told += [each.name for each in found.ended]
         place, rest = Place.load(found.place.dump()), found.rest
     assert told == [each.name for each in jobs]
+
+
+def test_an_event_is_bounded_in_bytes_too():
+    """Reasons of 1,000 characters, of which JSON makes 12 bytes each."""
+    jobs = [
+        job(f"job-{number:03}", "CREATE FAILED", changed=NOW + number)._replace(
+            failure_reason="\U0001f600" * 9000
+        )
+        for number in range(200)
+    ]
+    place, told, rest = Place(NOW), [], {}
+    while len(told) < len(jobs):
+        found = place.after(Look(rest, False) if rest else look(*jobs), BOTH, None, NOW, HOUR)
+        payload = json.dumps([each.dump(BatchJobKind.INFERENCE) for each in found.ended])
+        assert len(payload) <= places.MAX_BYTES
+        assert len(payload) > 100_000 or not found.rest
+        told += [each.name for each in found.ended]
+        place, rest = found.place, found.rest
+    assert told == [each.name for each in jobs]
+
+
+def test_a_job_that_is_larger_than_an_event_travels_alone():
+    odd = {"x" * 9000: "y" * 9000}
+    jobs = [job(f"job-{number}")._replace(name=[odd] * 20) for number in range(2)]
+    found = Place(NOW).after(look(*jobs), BOTH, None, NOW, HOUR)
+    assert (len(found.ended), len(found.rest)) == (1, 1)
+
+
+@given(
+    st.builds(
+        Job,
+        st.just(job_arn("x")),
+        st.text() | st.none(),
+        st.text(),
+        st.none() | st.floats(-1e17, 1e17),
+        st.none() | st.floats(0, 4e9),
+        st.none() | st.text(),
+        st.none() | st.text(),
+    )
+)
+def test_a_job_is_no_larger_than_is_counted(job):
+    assert len(json.dumps(job.dump(BatchJobKind.INFERENCE))) <= job.size
+
+
+class TestOtherAccounts:
+    """The connection is edited, and leads to another account, or another region."""
+
+    @staticmethod
+    def elsewhere(name, *args, to="us-east-1:210987654321", **options):
+        here = job(name, *args, **options)
+        return here._replace(arn=here.arn.replace("us-east-1:123456789012", to))
+
+    @pytest.mark.parametrize("to", ["us-east-1:210987654321", "eu-west-1:123456789012"])
+    def test_are_begun_with_look_back(self, to):
+        place = step(Place(NOW - HOUR), job("ours"), job("ours-slow", "CREATE PENDING"))[1]
+        history = [
+            self.elsewhere(f"old-{n}", created=NOW - HOUR, changed=NOW - HOUR - 1 + n, to=to)
+            for n in range(3)
+        ]
+        slow = self.elsewhere("slow", "CREATE PENDING", created=NOW - 9 * HOUR, to=to)
+        told, place = step(place, *history, slow)
+        assert told == ["old-1", "old-2"]
+        assert place.owners == {to}
+        assert job_arn("ours-slow") not in place.unfinished
+        told, place = step(place, *history, slow._replace(status="ACTIVE"))
+        assert told == ["slow"]
+        assert step(place, self.elsewhere("new", created=NOW + 1, to=to))[0] == ["new"]
+
+    def test_and_back_again_too(self):
+        place = step(Place(NOW), job("ours", created=NOW))[1]
+        place = step(place, self.elsewhere("theirs"), now=NOW + 9 * HOUR)[1]
+        now = NOW + 10 * HOUR
+        between = job("between", created=now - 2 * HOUR, changed=now - 1.5 * HOUR)
+        just = job("just", created=now - 2 * HOUR, changed=now - 0.5 * HOUR)
+        assert step(place, job("ours", created=NOW), between, just, now=now)[0] == ["just"]
+
+    def test_are_known_to_a_place_of_an_earlier_release(self):
+        dumped = step(Place(NOW), job("ours"))[1].dump()
+        del dumped["owners"]
+        told, _ = step(Place.load(dumped), self.elsewhere("old", created=NOW - HOUR, changed=NOW - 2 * HOUR))
+        assert told == []
+
+    def test_that_are_listed_beside_ours_are_no_move(self):
+        odd = self.elsewhere("odd", created=NOW - 99 * HOUR, changed=NOW - 99 * HOUR)
+        place = step(Place(NOW), job("ours", created=NOW), odd)[1]
+        for number in range(3):
+            new = job(f"new-{number}", created=NOW - 2 * HOUR, changed=NOW - 2 * HOUR)
+            told, place = step(place, new, *([odd] if number % 2 else []))
+            assert told == [new.name]
+
+
+class TestClocks:
+    DAY = 24 * HOUR
+
+    def test_a_clock_ahead_at_the_first_start_hides_nothing(self):
+        """The region is empty; the clock is set right later, or never."""
+        for now in (NOW + 60, NOW + 60 + self.DAY):
+            place = step(Place(NOW + self.DAY - HOUR), now=NOW + self.DAY, date=NOW)[1]
+            assert place.known_until == NOW - HOUR
+            told, _ = step(place, job("first", created=NOW + 30, changed=NOW + 50), now=now, date=NOW + 60)
+            assert told == ["first"]
+
+    def test_a_place_from_the_future_is_mended(self):
+        place = Place(NOW, NOW + self.DAY)
+        place = step(place, now=NOW + self.DAY, date=NOW)[1]
+        assert place.known_until == NOW
+        assert step(place, job("first", created=NOW + 30))[0] == ["first"]
+
+    def test_the_first_look_tells_of_look_back_by_the_clock_of_aws(self):
+        told, _ = step(
+            Place(NOW + self.DAY - HOUR),
+            job("old", created=NOW - 9 * HOUR, changed=NOW - 2 * HOUR),
+            job("just", created=NOW - 9 * HOUR, changed=NOW - HOUR / 2),
+            now=NOW + self.DAY,
+            date=NOW,
+        )
+        assert told == ["just"]
+
+    def test_a_proxy_with_a_clock_of_its_own_makes_no_history_new(self):
+        jobs = [job(f"old-{number}", created=NOW - number * HOUR) for number in range(20)]
+        place = step(Place(NOW + 1), *jobs)[1]
+        told, place = step(place, *jobs, date=0.0)
+        assert (told, place.known_until) == ([], NOW)
+
+
+class TestJoined:
+    def test_the_oldest_place_decides(self):
+        behind = step(Place(NOW), job("slow", "CREATE PENDING"), job("known", created=NOW))[1]
+        ahead = step(behind, job("slow"), job("quick", created=NOW + 60))[1]
+        jobs = job("slow"), job("known", created=NOW), job("quick", created=NOW + 60)
+        assert step(ahead, *jobs)[0] == []
+        for both in ((behind, ahead), (ahead, behind)):
+            assert sorted(step(join_places(both), *jobs)[0]) == ["quick", "slow"]
+
+    def test_of_two_that_are_as_old_each_has_its_say(self):
+        waiting = [job("a", "CREATE PENDING", created=NOW), job("b", "CREATE PENDING", created=NOW)]
+        before = step(Place(NOW), *waiting)[1]
+        done = job("a", created=NOW), job("b", created=NOW)
+        one, other = (step(before, each)[1] for each in done)
+        assert sorted(step(join_places([one, other]), *done)[0]) == ["a", "b"]
+
+    def test_tell_of_nothing_again_that_both_have_told(self):
+        jobs = [job(f"job-{number}", created=NOW + number * HOUR) for number in range(9)]
+        behind = step(Place(NOW), *jobs[:2])[1]
+        ahead = step(behind, *jobs)[1]
+        told, place = step(join_places([behind, ahead]), *jobs)
+        assert told == [each.name for each in jobs[2:]]
+        assert step(place, *jobs)[0] == []
 
 
 def test_what_is_remembered_does_not_grow_with_the_history():
@@ -152,10 +300,12 @@ TIMES = st.floats(0, 4_000_000_000)
         st.none() | TIMES,
         st.frozensets(st.text()),
         st.dictionaries(st.text(), st.none() | TIMES.map(int).map(float)),
+        st.frozensets(st.text()),
     )
 )
 def test_survives_its_json(place):
     again = Place.load(json.loads(json.dumps(place.dump())))
+    assert again.owners == place.owners
     assert again.unfinished == place.unfinished
     assert again.told == place.told
     assert again.since == pytest.approx(place.since, abs=1e-5)

@@ -12,7 +12,7 @@ from datetime import timedelta
 import airflow
 import pytest
 from listing_service import ListingService, next_looks, until
-from scripted_endpoint import SOLUTION_VERSION_ARN, ScriptedEndpoint
+from scripted_endpoint import SOLUTION_VERSION_ARN, ScriptedEndpoint, error, job_arn
 
 from airflow_provider_personalize_segments.airflow_compat import has_asset_watchers
 from airflow_provider_personalize_segments.errors import InvalidWatcherError
@@ -136,8 +136,12 @@ class Store:
         self.values[key] = json.loads(json.dumps(value))
 
     @property
+    def places(self):
+        return {key: value for key, value in self.values.items() if not key.endswith("-alive")}
+
+    @property
     def place(self):
-        (place,) = self.values.values()
+        (place,) = self.places.values()
         return place
 
     @property
@@ -182,11 +186,11 @@ class Triggerer:
         await self.streams.stop_all()
 
 
-async def tell_of_one(service, store):
-    """Return a watcher that has told of the job "one", which ended while it watched."""
+async def tell_of_one(service, store, name="one"):
+    """Return a watcher that has told of a job that ended while it watched."""
     watcher = Triggerer(store)
     await next_looks(service)
-    service.end("one")
+    service.end(name)
     await until(lambda: watcher.events)
     return watcher
 
@@ -196,6 +200,7 @@ class TestPlace:
     @pytest.fixture
     def service(self, monkeypatch):
         monkeypatch.setattr(lister, "MAX_BACKOFF", 0.2)
+        monkeypatch.setattr(lister, "FIRST_PAUSE", 0.05)
         monkeypatch.setattr(watcher_module, "SETTLING", 0.2)
         service = ListingService(now=time.time())
         with ScriptedEndpoint(service.answer) as endpoint:
@@ -260,7 +265,7 @@ class TestPlace:
 
         async def main():
             first = Triggerer(store, look_back=1)
-            await until(lambda: store.values and store.place["unfinished"])
+            await until(lambda: store.places and store.place["unfinished"])
             await first.stop()
             service.end("slow", age=50 * 3600)
             service.create("quick", age=-1)
@@ -277,7 +282,7 @@ class TestPlace:
 
         async def main():
             first = Triggerer(store, look_back=2)
-            await until(lambda: store.values)
+            await until(lambda: store.places)
             await first.stop()
             return store.place["since"]
 
@@ -363,7 +368,7 @@ class TestPlace:
 
         async def main():
             watcher = Triggerer(stores)
-            await until(lambda: all(each.values and each.place["unfinished"] for each in fakes.values()))
+            await until(lambda: all(each.places and each.place["unfinished"] for each in fakes.values()))
             await watcher.stop()
             fakes["one"].values.clear()
             service.end("under-way")
@@ -373,6 +378,131 @@ class TestPlace:
             return again.names
 
         assert asyncio.run(main()) == ["under-way"]
+
+    def test_of_two_assets_the_one_that_was_paused_misses_nothing(self, service):
+        """Airflow ran the watcher for the other asset alone, which was told of a job."""
+        from airflow.sdk import Asset
+        from airflow.sdk.execution_time.context import AssetStateStoreAccessors
+
+        fakes = {"one": Store(), "two": Store()}
+
+        def stores(*names):
+            found = AssetStateStoreAccessors(inlets=[Asset(name) for name in names])
+            found._by_name = {name: fakes[name] for name in names}
+            return found
+
+        service.create("meanwhile")
+
+        async def main():
+            both = Triggerer(stores("one", "two"))
+            await until(lambda: all(each.places and each.place["unfinished"] for each in fakes.values()))
+            await both.stop()
+            service.end("meanwhile")
+            alone = Triggerer(stores("one"))
+            await until(lambda: alone.events)
+            alone.store_events()
+            await until(lambda: fakes["one"].told == {"meanwhile"})
+            await alone.stop()
+            assert fakes["two"].told == set()
+            again = Triggerer(stores("one", "two"))
+            await until(lambda: again.events)
+            again.store_events()
+            await until(lambda: all(each.told == {"meanwhile"} for each in fakes.values()))
+            await again.stop()
+            return again.names
+
+        assert asyncio.run(main()) == ["meanwhile"]
+
+    @pytest.mark.parametrize("is_begun_anew", [True, False])
+    def test_that_was_abandoned_is_begun_anew(self, service, monkeypatch, caplog, is_begun_anew):
+        """For 40 days the asset watched for something else, or no triggerer ran."""
+        store, days = Store(), 40 * 86_400
+        clock = time.time
+        service.create("before", age=9000)
+        service.end("before", age=8000)
+
+        async def watch(**options):
+            watcher = Triggerer(store, **options)
+            await until(lambda: f"{watcher.trigger._key}-alive" in store.values)
+            await next_looks(service)
+            watcher.store_events()
+            await next_looks(service)
+            await watcher.stop()
+            return watcher.names
+
+        async def main():
+            await watch()
+            service.now = clock() + days
+            monkeypatch.setattr(time, "time", lambda: clock() + days)
+            if is_begun_anew:
+                await watch(endings="failed")
+            for number in range(9):
+                service.create(f"meanwhile-{number}", age=86_400 * (number + 1))
+                service.end(f"meanwhile-{number}", age=86_400 * (number + 1))
+            service.create("just", age=9000)
+            service.end("just", age=60)
+            return await watch()
+
+        told = asyncio.run(main())
+        assert len(told) == (1 if is_begun_anew else 10)
+        assert told[-1] == "just"
+        words = "The watcher does not go on at its place, where it was until "
+        assert (words in caplog.text) is is_begun_anew
+        assert ("It begins with the jobs that ended in the last 3600 s." in caplog.text) is is_begun_anew
+
+    def test_is_not_abandoned_while_aws_does_not_answer(self, service, monkeypatch):
+        monkeypatch.setattr(watcher_module, "HEARTBEAT", 0.1)
+        store = Store()
+
+        async def main():
+            first = Triggerer(store)
+            await until(lambda: store.places)
+            service.faults = [error("AccessDeniedException")] * 1_000
+            alive = dict(store.values)
+            keys = [watcher_module.ALIVE_KEY, f"{first.trigger._key}-alive"]
+            await until(lambda: all(store.values[key] > alive[key] for key in keys))
+            await first.stop()
+            stopped = dict(store.values)
+            await asyncio.sleep(0.3)
+            assert store.values == stopped
+            assert len(asyncio.all_tasks()) == 1
+
+        asyncio.run(main())
+
+    def test_of_another_account_is_told_and_begun_anew(self, service, caplog):
+        store = Store()
+        theirs = {
+            name: job_arn(name).replace("123456789012", "210987654321")
+            for name in ("old-1", "old-2", "just", "new")
+        }
+        service.create("ours")
+
+        async def main():
+            first = await tell_of_one(service, store, "ours")
+            first.store_events()
+            await until(lambda: store.told == {"ours"})
+            await first.stop()
+            service.jobs.clear()
+            for number in (1, 2):
+                service.create(f"old-{number}", age=7300, batchSegmentJobArn=theirs[f"old-{number}"])
+                service.end(f"old-{number}", age=7200)
+            service.create("just", age=7300, batchSegmentJobArn=theirs["just"])
+            service.end("just", age=60)
+            second = Triggerer(store)
+            await until(lambda: second.events)
+            await next_looks(service)
+            service.create("new", batchSegmentJobArn=theirs["new"])
+            service.end("new")
+            await until(lambda: len(second.events) == 2)
+            await second.stop()
+            return second.names
+
+        assert asyncio.run(main()) == ["just", "new"]
+        assert (
+            "The connection 'aws_default' leads to us-east-1:210987654321 now, and led to "
+            "us-east-1:123456789012 before. The watcher begins anew, with the jobs that ended in the last "
+            "3600 s."
+        ) in caplog.text
 
     def test_its_key_says_what_is_watched_and_not_how_often(self):
         def key(**parameters):

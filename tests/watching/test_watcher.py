@@ -8,6 +8,7 @@ import os
 import random
 import time
 from contextlib import aclosing, contextmanager
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from airflow_provider_personalize_segments.connection_settings import Connection
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobEventTrigger
 from airflow_provider_personalize_segments.watching import lister, listing, place
+from airflow_provider_personalize_segments.watching import trigger as watcher_module
 from airflow_provider_personalize_segments.watching.lister import watch
 
 pytestmark = pytest.mark.skipif(
@@ -156,6 +158,23 @@ class TestEvents:
             return watched.names
 
         assert asyncio.run(main()) == ["under-way"]
+
+    def test_a_clock_ahead_of_aws_hides_no_job(self, service, monkeypatch):
+        """Its first look sees an empty region; the answers' Date is what AWS dates jobs by."""
+        ahead = SimpleNamespace(time=lambda: time.time() + 86_400, monotonic=time.monotonic)
+        monkeypatch.setattr(watcher_module, "time", ahead)
+
+        async def main():
+            watched = Watched()
+            await until(lambda: watched.trigger._place and watched.trigger._place.known_until)
+            service.now = time.time()
+            service.create("first")
+            service.end("first")
+            await until(lambda: watched.events)
+            await watched.stop()
+            return watched.names
+
+        assert asyncio.run(main()) == ["first"]
 
     def test_only_jobs_of_the_solution_version(self, service):
         service.create("ours")
@@ -408,6 +427,37 @@ class TestLongListings:
             asyncio.run(main())
         assert len(forgotten) == (1 if refusal.status == 400 else 3)
         assert service.calls["ListBatchSegmentJobs"] == 3 + 6
+
+
+@pytest.mark.parametrize("to", ["us-east-1:210987654321", "eu-west-1:123456789012"])
+def test_a_connection_that_leads_elsewhere_brings_no_history(to, caplog):
+    """While the triggerer runs: it reads the connection anew when its credentials are refused."""
+    here, there = long_history(30, page_size=5), long_history(1_800)
+    for service in (here, there):
+        service.create("just", age=60)
+        service.end("just")
+    there.odd = lambda summary: {
+        **summary, "batchSegmentJobArn": job_arn(summary["jobName"]).replace("us-east-1:123456789012", to)
+    }  # fmt: skip
+    services = [here]
+    switch = SimpleNamespace(answer=lambda *asked: services[-1].answer(*asked))
+
+    async def main():
+        watched = Watched()
+        await until(lambda: watched.events)
+        await next_looks(here)
+        services.append(there)
+        await until(lambda: len(watched.events) == 2)
+        await next_looks(there)
+        there.create("new")
+        there.end("new")
+        await until(lambda: len(watched.events) == 3)
+        await watched.stop()
+        return watched.names
+
+    with serving(switch):
+        assert asyncio.run(main()) == ["just", "just", "new"]
+    assert f"The connection 'aws_default' leads to {to} now, and led to us-east-1:123456789012" in caplog.text
 
 
 FAULTS = {
