@@ -59,8 +59,8 @@ if HAS_WATCHERS:
         def list_tables(triggering_asset_events: Any) -> list[dict[str, str]]:
             """Return the jobs that the events tell of, each once, with the folder of its table."""
             events = [event for found in triggering_asset_events.values() for event in found]
-            # Airflow leaves the payload out when a person starts the DAG.
-            jobs = [job for event in events for job in event.extra.get("payload", ())]
+            # An event that a person makes has no payload, or one that is null.
+            jobs = [job for event in events for job in event.extra.get("payload") or ()]
             folders = {job["batchSegmentJobArn"]: f"s3://{BUCKET}/ready/{job['jobName']}/" for job in jobs}
             return [{"job_arn": arn, "output_path": folder} for arn, folder in folders.items()]
 

@@ -364,7 +364,8 @@ class TestOnSegmentsReady:
     def test_takes_each_job_of_all_events_once(self):
         dag = runpy.run_path(str(self.PATH))["dag"]
         jobs = [{"batchSegmentJobArn": f"arn:{name}", "jobName": name} for name in ("one", "two", "three")]
-        events = [SimpleNamespace(extra={"payload": payload}) for payload in (jobs[:2], jobs[1:])]
+        events = [SimpleNamespace(extra={"payload": payload}) for payload in (jobs[:2], None, jobs[1:])]
+        events.append(SimpleNamespace(extra={"from_rest_api": True}))
         assert dag.get_task("list_tables").python_callable({"asset": events}) == [
             {"job_arn": f"arn:{name}", "output_path": f"s3://demo-bucket/ready/{name}/"}
             for name in ("one", "two", "three")
