@@ -717,7 +717,7 @@ ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("create"), st.integers(0, 40)),
         st.tuples(st.just("end"), st.integers(0, 30)),
-        st.sampled_from([("look",), ("fault",), ("restart",)]),
+        st.sampled_from([("look",), ("fault",), ("page fault",), ("token",), ("join",), ("restart",)]),
     ),
     max_size=40,
 )
@@ -738,7 +738,7 @@ def test_every_job_arrives_exactly_once_while_its_place_is_kept(order, page_size
 
     async def main():
         watched = Watched()
-        told = []
+        told, joined = [], []
         # Later jobs end within seconds, a year ago.
         await until(lambda: watched.trigger._place and watched.trigger._place.known_until)
         for action, *argument in actions:
@@ -753,8 +753,15 @@ def test_every_job_arrives_exactly_once_while_its_place_is_kept(order, page_size
                 await next_looks(service, 1)
             elif action == "fault":
                 service.faults = [error("ThrottlingException")] * 2
+            elif action == "page fault":
+                service.faults = [error("InternalServerException", 500)]
+            elif action == "token":
+                service.faults = [error("InvalidNextTokenException")]
+            elif action == "join":
+                joined.append(Watched(endings="failed"))
             elif action == "restart":
-                await watched.stop()
+                for each in (watched, *joined):
+                    await each.stop()
                 told += watched.names
                 # One that was stopped before it began has no place of its own.
                 last = watched.trigger._place or watched.trigger._first_place()
@@ -763,7 +770,8 @@ def test_every_job_arrives_exactly_once_while_its_place_is_kept(order, page_size
         # Not long, as each try to make a failing case smaller waits for it.
         await until(lambda: len(told + watched.names) >= len(expected), seconds=20)
         await next_looks(service)
-        await watched.stop()
+        for each in (watched, *joined):
+            await each.stop()
         await left_behind_nothing()
         return told + watched.names
 
