@@ -81,8 +81,9 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
     tell it by its ARN.
 
     From Airflow 3.3 on the watcher keeps its place in the asset's state store, and moves it when Airflow has
-    stored the event, and 10 seconds are over. Before, and at its very first start, it begins with the jobs
-    that ended within ``look_back``. It needs Airflow 3.0 or later.
+    stored the event, and 10 seconds are over. Before, at its very first start, and when its connection leads
+    to another account or region, it begins with the jobs that ended within ``look_back``. It needs Airflow
+    3.0 or later.
 
     Watchers with the same connection settings and kind share their calls. The trigger never ends, and a fault
     does not end it.

@@ -536,6 +536,26 @@ class TestFaults:
         told = [line for line in caplog.messages if "no answer within 0.3 s" in line]
         assert len(told) == 5
 
+    def test_a_connection_without_room_for_a_call_is_waited_for(self, service, monkeypatch, caplog):
+        """Triggers that wait for jobs share it, and their calls may all hang."""
+        monkeypatch.setattr(lister, "CALL_LIMIT", 0.3)
+
+        async def main():
+            connection = connections.shared_connection(ConnectionSettings("aws_default", None, None, None))
+            for _ in range(connections.MAX_CONCURRENT_CALLS):
+                await connection.acquire()
+            watched = Watched()
+            await until(lambda: "no call could be begun within 0.3 s" in caplog.text)
+            service.create("meanwhile")
+            service.end("meanwhile")
+            for _ in range(connections.MAX_CONCURRENT_CALLS):
+                connection.release()
+            await until(lambda: watched.events)
+            await watched.stop()
+            return watched.names
+
+        assert asyncio.run(main()) == ["meanwhile"]
+
     def test_a_connection_that_does_not_exist_is_waited_for(self, service, monkeypatch, caplog):
         service.create("there")
         service.end("there")
