@@ -24,6 +24,7 @@ from airflow_provider_personalize_segments.aws_errors import (
     explain,
 )
 from airflow_provider_personalize_segments.errors import ConnectionNotFoundError, PersonalizeRequestError
+from airflow_provider_personalize_segments.sessions import SharingSessionFactory
 
 if TYPE_CHECKING:
     from mypy_boto3_personalize import PersonalizeClient
@@ -80,6 +81,16 @@ class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
             return super().get_connection(conn_id)
         except AirflowNotFoundException as error:
             raise ConnectionNotFoundError(conn_id) from error
+
+    def get_session(self, region_name: str | None = None, deferrable: bool = False) -> Any:
+        """
+        Return a boto3 session with the connection's credentials, which shares what botocore reads of APIs.
+
+        :param region_name: the AWS region; ``None`` means the connection's
+        :param deferrable: as in the amazon provider; ours has no use for it
+        """
+        factory = SharingSessionFactory(conn=self.conn_config, region_name=region_name, config=self.config)
+        return factory.create_session(deferrable=deferrable)
 
     def without_retries(self) -> Self:
         """

@@ -6,6 +6,7 @@ encoded. So every answer passes through here before it travels.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ MAX_MEMBERS = 1_000
 """Members of one map; the API's own maps have a handful."""
 MAX_DEPTH = 16
 """Levels of maps and lists in each other; the API has four."""
+MAX_JOB_SIZE = 65_536
+"""Bytes of JSON of one job; a real one has 2,000, and 20,000 with the longest reason there may be."""
 _MAX_INTEGER = 2**63 - 1
 _UNFIT = r"[\x00\ud800-\udfff]"
 """Lone surrogates, which UTF-8 refuses, and NUL, which PostgreSQL refuses."""
@@ -78,6 +81,26 @@ def make_json_safe(value: Any) -> Any:
     :param value: a dict, list or scalar as boto3 returns it
     """
     return _make_safe(value, MAX_DEPTH)
+
+
+def make_job_safe(job: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return a job as plain JSON that is as small as a job's can be, see :func:`make_json_safe`.
+
+    It travels in an event, through Airflow's database and in XCom. While it is too large, the largest of its
+    members becomes a text that says so.
+
+    :param job: the job as boto3 returns it
+    """
+    safe: dict[str, Any] = make_json_safe(job)
+    sizes = {name: len(json.dumps(each)) for name, each in safe.items()}
+    size = sum(sizes.values())
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if size <= MAX_JOB_SIZE:
+            break
+        size -= sizes[name]
+        safe[name] = f"... (cut here; {sizes[name]} bytes in all)"
+    return safe
 
 
 def _make_safe(value: Any, depth: int) -> Any:

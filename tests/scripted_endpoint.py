@@ -21,6 +21,7 @@ class Answer:
     :param headers: headers, which may replace the usual ones
     :param hangs: whether to send nothing until the endpoint is closed
     :param drips: seconds between two of its bytes
+    :param is_endless: whether the body is sent again and again until nobody listens
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class Answer:
         *,
         hangs: bool = False,
         drips: float = 0.0,
+        is_endless: bool = False,
     ) -> None:
         self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.status = status
         self.headers = {"Content-Type": "application/x-amz-json-1.1"} | (headers or {})
         self.hangs = hangs
         self.drips = drips
+        self.is_endless = is_endless
 
 
 def job_arn(name: str) -> str:
@@ -72,14 +75,20 @@ class ScriptedEndpoint:
         self.answer = answer
         self.calls: list[tuple[float, str, dict[str, Any]]] = []
         self.closed = threading.Event()
+        self.endless_bytes = 0
+        """How much of answers without an end was sent."""
+        self.left = threading.Event()
+        """Set when somebody has left such an answer."""
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                operation = self.headers["X-Amz-Target"].rpartition(".")[2]
-                parameters = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                # STS and S3 have no such header, and their parameters are no JSON.
+                operation = self.headers.get("X-Amz-Target", "").rpartition(".")[2]
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                parameters = json.loads(body) if operation else {}
                 endpoint.calls.append((time.monotonic(), operation, parameters))
                 answer = endpoint.answer(operation, parameters)
                 if answer.hangs:
@@ -89,14 +98,21 @@ class ScriptedEndpoint:
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(answer.body)))
+                if not answer.is_endless and "Transfer-Encoding" not in answer.headers:
+                    self.send_header("Content-Length", str(len(answer.body)))
                 self.end_headers()
                 try:
                     self.send_body(answer)
                 except OSError:
                     self.close_connection = True  # nobody listens any more
+                    endpoint.left.set()
+
+            do_GET = do_POST  # noqa: N815 - the base class decides
 
             def send_body(self, answer: Answer) -> None:
+                while answer.is_endless and not endpoint.closed.is_set():
+                    self.wfile.write(answer.body)
+                    endpoint.endless_bytes += len(answer.body)
                 if not answer.drips:
                     self.wfile.write(answer.body)
                     return

@@ -12,6 +12,7 @@ import traceback
 import airflow
 import pytest
 from botocore.retries import standard
+from fakes import first_event
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, describe, error, job_arn
@@ -27,9 +28,11 @@ from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState
 from airflow_provider_personalize_segments.links import LINKS, push_links
 from airflow_provider_personalize_segments.plain_json import (
     MAX_DEPTH,
+    MAX_JOB_SIZE,
     MAX_MEMBERS,
     MAX_TEXT_LENGTH,
     clean_text,
+    make_job_safe,
     make_json_safe,
 )
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
@@ -173,7 +176,7 @@ class TestOddMembers:
             ({"a": None}, "{'a': None}"),
             ("cut \ud83d off", "cut \ufffd off"),
             ("nul \0 in it", "nul \ufffd in it"),
-            ("x" * 8_000_000, "characters in all)"),
+            ("x" * 4_000_000, "characters in all)"),
             (10**30, str(10**30)),
             (None, "Personalize gave no reason"),
             ("", "Personalize gave no reason"),
@@ -278,6 +281,16 @@ class TestTravel:
         assert f"nested more than {MAX_DEPTH} levels deep" in json.dumps(make_json_safe(deep))
         assert len(make_json_safe(list(range(5_000)))) == 5_000
 
+    @given(st.dictionaries(ODD_TEXT, SENT, max_size=20), st.integers(0, 20_000))
+    def test_a_job_is_bounded_as_a_whole(self, job, length):
+        long = {"failureReason": "x" * 5_000, "filterArn": "\0" * 20_000, "many": ["é" * 9] * length}
+        safe = make_job_safe({**job, **long, "status": "ACTIVE"})
+        travel(safe)
+        assert safe["status"] == "ACTIVE"
+        assert len(json.dumps(list(safe.values()))) < MAX_JOB_SIZE + 2_000
+        assert safe["failureReason"] == "x" * 5_000
+        assert make_job_safe(safe) == safe
+
     @given(ODD_TEXT, st.integers(100, 200))
     def test_cleaning_twice_changes_nothing(self, text, length):
         cleaned = clean_text(text, length)
@@ -292,6 +305,21 @@ class TestModes:
         ("nan", {"status": "ACTIVE", "numResults": float("nan")}),
         ("odd key", {"status": "ACTIVE", "filterArn": "\0"}),
     )
+
+    def test_an_event_is_bounded_as_a_whole(self, serve):
+        arn = ARN.replace("segment", "inference")
+        # Of all members, AWS bounds neither number nor length of these.
+        config = {f"{number}" * 20: "x" * 900 for number in range(1_000, 4_000)}
+        job = {
+            "batchInferenceJobArn": arn,
+            "status": "ACTIVE",
+            "batchInferenceJobConfig": {"itemExplorationConfig": config},
+        }
+        serve(Answer({"batchInferenceJob": job}))
+        payload = asyncio.run(first_event(PersonalizeBatchJobTrigger(job_arn=arn, poke_interval=0.1)))
+        assert payload["outcome"] == "active"
+        assert len(json.dumps(payload)) < 2_000
+        assert payload["job"]["batchInferenceJobConfig"].startswith("... (cut here; ")
 
     @pytest.mark.parametrize("members", [members for _, members in ODD], ids=[name for name, _ in ODD])
     def test_poking_and_deferring_end_alike(self, serve, members):

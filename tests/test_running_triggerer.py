@@ -72,7 +72,7 @@ class Service:
         endings = {
             "hangs": Answer(hangs=True),
             "odd": describe(name, "CREATE FAILED", failureReason=ODD_REASON, numResults=10**30),
-            "huge": describe(name, "CREATE FAILED", failureReason="x" * 8_000_000),
+            "huge": describe(name, "CREATE FAILED", failureReason="x" * 4_000_000),
             "nan": describe(name, "ACTIVE", numResults=float("nan")),
             "denied": error("AccessDeniedException", 403, ODD_REASON),
             "another": describe("somebody-elses"),

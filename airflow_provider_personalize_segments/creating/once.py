@@ -26,7 +26,7 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeUnavailableError,
 )
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, classify_status
-from airflow_provider_personalize_segments.plain_json import make_json_safe
+from airflow_provider_personalize_segments.plain_json import make_job_safe
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
@@ -222,7 +222,7 @@ def look(hook: PersonalizeHook, plan: Plan) -> dict[str, Any] | None:
     :raises PersonalizeUnavailableError: when AWS does not answer
     """
     try:
-        job: dict[str, Any] = make_json_safe(hook.describe_job(plan.job_arn))
+        job = make_job_safe(hook.describe_job(plan.job_arn))
     except PersonalizeRequestError as error:
         if error.code != "ResourceNotFoundException":
             raise

@@ -12,7 +12,7 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeUnavailableError,
 )
 from airflow_provider_personalize_segments.jobs import JobState, classify_status, is_known_status
-from airflow_provider_personalize_segments.plain_json import clean_text, make_json_safe
+from airflow_provider_personalize_segments.plain_json import clean_text, make_job_safe
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
@@ -70,7 +70,7 @@ def ask(hook: PersonalizeHook, job_arn: str, *, is_created: bool = False) -> Ver
         return Verdict(JobState.WAITING, no_answer=str(error))
     except PersonalizeRequestError as error:
         return judge_refusal(error, is_created=is_created)
-    return Verdict(classify_status(job["status"]), make_json_safe(job))
+    return Verdict(classify_status(job["status"]), make_job_safe(job))
 
 
 def make_silence(job_arn: str, aws_conn_id: str | None, seconds: float) -> Verdict:
