@@ -21,9 +21,11 @@ from botocore.parsers import ResponseParserError
 
 from airflow_provider_personalize_segments.errors import (
     THROTTLING_CODES,
+    PersonalizeError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
 )
+from airflow_provider_personalize_segments.lacks import LACK_ADVICE, is_about_file, is_lack
 
 _TRANSIENT_CODES = THROTTLING_CODES | {
     # The service's common errors (https://docs.aws.amazon.com/personalize/latest/dg/CommonErrors.html), all
@@ -104,7 +106,12 @@ def explain(
         that botocore could not read, and which was none
     """
     is_botocore = isinstance(error, (ClientError, BotoCoreError, ResponseParserError, IncompleteRead))
-    if not is_botocore and not is_called:
+    if lack := explain_lack(error, operation, subject, region, aws_conn_id):
+        lack.is_called = is_called
+        return lack
+    # A disk that does not answer, say; that a file is not there stays as it is.
+    is_of_machine = isinstance(error, OSError) and not is_about_file(error)
+    if not is_botocore and not is_called and not is_of_machine:
         return None
     code, detail = type(error).__name__, str(error)
     if isinstance(error, ClientError):
@@ -112,12 +119,32 @@ def explain(
         detail = str(error.response.get("Error", {}).get("Message") or detail)
         if error.operation_name != operation:
             detail = f"{detail} (calling {error.operation_name})"
-    elif not is_botocore:
+    elif not is_botocore and is_called:
         detail = f"the answer cannot be read: {detail}"
     about = (operation, subject, region, aws_conn_id, code, detail)
     if is_transient(error) or not is_botocore:
-        return PersonalizeUnavailableError(*about, _advise_waiting(error, code))
+        unavailable = PersonalizeUnavailableError(*about, _advise_waiting(error, code))
+        unavailable.is_called = is_called
+        return unavailable
     return PersonalizeRequestError(*about, _advise(code, operation, detail))
+
+
+def explain_lack(
+    error: Exception, operation: str, subject: str, region: str | None, aws_conn_id: str | None
+) -> PersonalizeUnavailableError | None:
+    """
+    Return our error for one that came of a lack of file descriptors or threads; ``None`` for any other.
+
+    :param error: what was raised; an answer of AWS's, or an error of ours, is none
+    :param operation: what was to be done, such as an API operation
+    :param subject: as all that follow: see :func:`explain`
+    """
+    if isinstance(error, (ClientError, PersonalizeError, *_TRANSIENT_ERRORS)) or not is_lack(error):
+        return None
+    about = (operation, subject, region, aws_conn_id, type(error).__name__, str(error))
+    lack = PersonalizeUnavailableError(*about, LACK_ADVICE)
+    lack.is_called = False
+    return lack
 
 
 def are_credentials_refused(error: PersonalizeRequestError) -> bool:
@@ -168,6 +195,8 @@ def _advise_waiting(error: Exception, code: str) -> str:
         return "Check that this machine reaches the address: endpoint_url, proxies, firewalls, VPC endpoints."
     if code == "ResourceInUseException":
         return "The job, or what it is made of, is being changed just now."
+    if isinstance(error, OSError):
+        return "Look at the machine that calls: what it reads from disks or network drives."
     if isinstance(error, ClientError) and _is_of_aws(code):
         return "AWS has a fault of its own: if it lasts, look at the AWS Health Dashboard."
     return "That is no answer of Amazon Personalize's: look for a proxy, or a wrong endpoint_url."

@@ -53,7 +53,7 @@ class DaemonThreads(Executor):
         Run a function in a thread.
 
         :param function: the function, with its arguments
-        :raises RuntimeError: when there is no thread to be had, or the pool was shut down
+        :raises RuntimeError: when there is no thread at all to be had, or the pool was shut down
         """
         future: Future[Answer] = Future()
         with self._lock:
@@ -69,12 +69,17 @@ class DaemonThreads(Executor):
         return future
 
     def _add_thread(self) -> None:
-        """Start a thread when there is work for one more, and it is allowed."""
+        """Start a thread when there is work for one more, and it is allowed; without it, the others do."""
         if len(self._threads) < min(self._unfinished, self._max_threads):
             thread = threading.Thread(
                 target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True
             )
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                if not self._threads:
+                    raise
+                return
             self._threads.append(thread)
 
     def change_size(self, difference: int) -> None:

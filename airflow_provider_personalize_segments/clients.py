@@ -22,8 +22,10 @@ from airflow_provider_personalize_segments.aws_errors import (
     InvalidCABundleError,
     are_credentials_refused,
     explain,
+    explain_lack,
 )
 from airflow_provider_personalize_segments.errors import ConnectionNotFoundError, PersonalizeRequestError
+from airflow_provider_personalize_segments.lacks import is_about_file
 from airflow_provider_personalize_segments.sessions import SharingSessionFactory
 
 if TYPE_CHECKING:
@@ -76,11 +78,13 @@ class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
 
         :param conn_id: the connection's ID
         :raises ConnectionNotFoundError: when there is no such connection
+        :raises PersonalizeUnavailableError: when this process lacks what looking for it needs
         """
         try:
             return super().get_connection(conn_id)
         except AirflowNotFoundException as error:
-            raise ConnectionNotFoundError(conn_id) from error
+            about = ("Reading the Airflow connection", "AWS", None, conn_id)
+            raise explain_lack(error, *about) or ConnectionNotFoundError(conn_id) from error
 
     def get_session(self, region_name: str | None = None, deferrable: bool = False) -> Any:
         """
@@ -207,8 +211,10 @@ class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
             return
         try:
             ssl.create_default_context(cafile=path)
-        except OSError as error:  # ssl.SSLError is one
-            raise InvalidCABundleError(path=path, reason=error) from None
+        except OSError as error:
+            if isinstance(error, ssl.SSLError) or is_about_file(error):
+                raise InvalidCABundleError(path=path, reason=error) from None
+            raise
 
     def _call(
         self, operation: str, subject: str, region: str | None, ask: Callable[[PersonalizeClient], Answer]

@@ -185,6 +185,18 @@ class SharedConnection:
         return call
 
     async def _call(self, ask: Callable[[PersonalizeHook], Answer]) -> Answer:
+        try:
+            return await self._call_in_thread(ask)
+        except Exception as error:
+            # Not at the top: DAG files that watch load this module, and need no botocore.
+            from airflow_provider_personalize_segments.aws_errors import explain_lack
+
+            about = ("Calling AWS", "the triggerer", self.settings.region_name, self.settings.aws_conn_id)
+            if (lack := explain_lack(error, *about)) is None:
+                raise
+            raise lack from error
+
+    async def _call_in_thread(self, ask: Callable[[PersonalizeHook], Answer]) -> Answer:
         from airflow_provider_personalize_segments.errors import PersonalizeRequestError
 
         reading = self._read_hook()

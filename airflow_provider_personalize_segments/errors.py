@@ -373,6 +373,8 @@ class PersonalizeUnavailableError(_CallError, RuntimeError):
     """
 
     outcome = "did not succeed"
+    is_called = True
+    """Whether the request may have reached AWS; what failed before carried nothing out."""
 
     @property
     def is_throttling(self) -> bool:

@@ -267,7 +267,8 @@ class Creation:
             arn = create(self.plan.kind, jobName=self.plan.job_name, **self.plan.request)
         except PersonalizeUnavailableError as error:
             is_full = error.code == "LimitExceededException"
-            self.is_unanswered = self.is_unanswered or not (is_full or error.is_throttling)
+            is_refused = is_full or error.is_throttling or not error.is_called
+            self.is_unanswered = self.is_unanswered or not is_refused
             return Attempt(reason=str(error), is_full=is_full, is_throttled=error.is_throttling)
         except PersonalizeRequestError as error:
             if error.code != "ResourceAlreadyExistsException":

@@ -21,6 +21,7 @@ from airflow_provider_personalize_segments.connection_parts import ConnectionPar
 from airflow_provider_personalize_segments.connections import SharedConnection, shared_connection
 from airflow_provider_personalize_segments.creating.once import Attempt, Creation
 from airflow_provider_personalize_segments.creating.pauses import find_delay
+from airflow_provider_personalize_segments.errors import PersonalizeUnavailableError
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.connection_settings import ConnectionSettings
@@ -182,6 +183,8 @@ class SlotQueue(ConnectionPart):
         await asyncio.wait([call])
         ticket.is_attempted = False
         answer = call.exception() or call.result()
+        if isinstance(answer, PersonalizeUnavailableError):
+            answer = Attempt(reason=str(answer))
         if isinstance(answer, Attempt) and answer.job_arn is None:
             self._slow_down(ticket, answer)
             if ticket.is_over:

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 from airflow_provider_personalize_segments.bounded_calls import find_limit
 from airflow_provider_personalize_segments.connection_parts import ConnectionPart
 from airflow_provider_personalize_segments.connections import SharedConnection, shared_connection
+from airflow_provider_personalize_segments.errors import PersonalizeUnavailableError
+from airflow_provider_personalize_segments.jobs import JobState
 from airflow_provider_personalize_segments.waiting.verdicts import Verdict, ask, make_silence
 
 if TYPE_CHECKING:
@@ -205,6 +207,8 @@ class JobPoller(ConnectionPart):
             await asyncio.wait([call])
         # Errors are handed out as results: raised in a thousand places, one error would collect their traces.
         answer: Verdict | BaseException = call.exception() or call.result()
+        if isinstance(answer, PersonalizeUnavailableError):
+            answer = Verdict(JobState.WAITING, no_answer=str(answer))
         watch.is_asked = False
         watch.due = float("inf")
         has_answer = isinstance(answer, Verdict) and answer.no_answer is None

@@ -9,19 +9,20 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_personalize_segments.airflow_compat import PokeReturnValue
-from airflow_provider_personalize_segments.aws_errors import are_credentials_refused
+from airflow_provider_personalize_segments.aws_errors import are_credentials_refused, explain_lack
 from airflow_provider_personalize_segments.bounded_calls import OneCall, call_within, find_limit
 from airflow_provider_personalize_segments.errors import (
     PersonalizeJobFailedError,
     PersonalizeJobTimeoutError,
     PersonalizeOutputError,
     PersonalizeRequestError,
+    PersonalizeUnavailableError,
     fail_on_invalid_parameters,
 )
 from airflow_provider_personalize_segments.jobs import JobState
 from airflow_provider_personalize_segments.links import push_links
 from airflow_provider_personalize_segments.parameters import MAX_SECONDS, read_share
-from airflow_provider_personalize_segments.waiting.verdicts import Reporter, ask, make_silence
+from airflow_provider_personalize_segments.waiting.verdicts import Reporter, Verdict, ask, make_silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
     from airflow_provider_personalize_segments.waiting.pace import Pace
     from airflow_provider_personalize_segments.waiting.task import JobWaitingTask
-    from airflow_provider_personalize_segments.waiting.verdicts import Verdict
 
 Answer = TypeVar("Answer")
 
@@ -141,6 +141,14 @@ class JobQuestions:
             )
         except TimeoutError:
             return make_silence(self.awaited_arn, self.task.hook.aws_conn_id, limit)
+        except PersonalizeUnavailableError as error:
+            return Verdict(JobState.WAITING, no_answer=str(error))
+        except Exception as error:
+            task = self.task
+            about = (task.kind.describe_operation, self.awaited_arn, task.arn_region, task.hook.aws_conn_id)
+            if (lack := explain_lack(error, *about)) is None:
+                raise
+            return Verdict(JobState.WAITING, no_answer=str(lack))
 
     def report(self, since: datetime | None = None, told_until: datetime | None = None) -> Reporter:
         """
