@@ -35,7 +35,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
-from airflow_provider_personalize_segments.plain_json import clean_text
+from airflow_provider_personalize_segments.plain_json import clean_line
 
 MAX_REASON_LENGTH = 2_000
 """Characters of what AWS says that a message repeats."""
@@ -86,8 +86,8 @@ class _JobFailureError(_PicklableError):
 
     def __init__(self, job_arn: str, status: str, failure_reason: str | None = None) -> None:
         self.job_arn = job_arn
-        self.status = clean_text(status, MAX_WORD_LENGTH)
-        self.failure_reason = clean_text(failure_reason, MAX_REASON_LENGTH) if failure_reason else None
+        self.status = clean_line(status, MAX_WORD_LENGTH)
+        self.failure_reason = clean_line(failure_reason, MAX_REASON_LENGTH) if failure_reason else None
         self.fields = (job_arn, self.status, self.failure_reason)
         reason = (self.failure_reason or "Personalize gave no reason").rstrip(". ")
         super().__init__(f"{self.status}: {reason}. {self.advice} {_name_job(job_arn)}")
@@ -142,8 +142,8 @@ class PersonalizeJobExistsError(_PicklableError, AirflowFailException):
 
     def __init__(self, job_arn: str, status: str, differences: Sequence[str] = ()) -> None:
         self.job_arn = job_arn
-        self.status = status = clean_text(status, MAX_WORD_LENGTH)
-        self.differences = tuple(clean_text(each, MAX_REASON_LENGTH) for each in differences)
+        self.status = status = clean_line(status, MAX_WORD_LENGTH)
+        self.differences = tuple(clean_line(each, MAX_REASON_LENGTH) for each in differences)
         self.fields = (job_arn, status, list(self.differences))
         if differences:
             text = (
@@ -168,9 +168,9 @@ class PersonalizeInputError(_PicklableError, AirflowFailException):
     """
 
     def __init__(self, problem: str, advice: str, path: str) -> None:
-        self.problem = problem = clean_text(problem, MAX_REASON_LENGTH)
+        self.problem = problem = clean_line(problem, MAX_REASON_LENGTH)
         self.advice = advice
-        self.path = path = clean_text(path, MAX_REASON_LENGTH)
+        self.path = path = clean_line(path, MAX_REASON_LENGTH)
         self.fields = (problem, advice, path)
         super().__init__(f"{problem.rstrip('. ')}. Nothing was created. {advice} ({path})")
 
@@ -199,9 +199,9 @@ class PersonalizeOutputError(_PicklableError, AirflowFailException):
         advice: str = ADVICE,
     ) -> None:
         self.job_arn = job_arn
-        self.problem = problem = clean_text(problem, MAX_REASON_LENGTH)
+        self.problem = problem = clean_line(problem, MAX_REASON_LENGTH)
         self.records, self.errors = records, errors
-        self.first_errors = tuple(clean_text(each, MAX_REASON_LENGTH) for each in first_errors)
+        self.first_errors = tuple(clean_line(each, MAX_REASON_LENGTH) for each in first_errors)
         self.advice = advice
         self.fields = (job_arn, problem, records, errors, list(self.first_errors), advice)
         said = f" {'; '.join(each.rstrip('. ') for each in self.first_errors)}." if self.first_errors else ""
@@ -229,9 +229,9 @@ class PersonalizeJobTimeoutError(_PicklableError, AirflowSensorTimeout):
         is_created: bool = False,
     ) -> None:
         self.job_arn = job_arn
-        self.status = status = None if status is None else clean_text(status, MAX_WORD_LENGTH)
+        self.status = status = None if status is None else clean_line(status, MAX_WORD_LENGTH)
         self.timeout = timeout
-        self.fault = fault = clean_text(fault, MAX_REASON_LENGTH) if fault else None
+        self.fault = fault = clean_line(fault, MAX_REASON_LENGTH) if fault else None
         self.is_created = is_created
         self.fields = (job_arn, status, timeout, fault, is_created)
         if fault:
@@ -267,7 +267,7 @@ class PersonalizeNoSlotError(_PicklableError, AirflowSensorTimeout):
 
     def __init__(self, job_arn: str, reason: str | None, timeout: float, may_exist: bool = False) -> None:
         self.job_arn = job_arn
-        self.reason = reason = clean_text(reason, MAX_REASON_LENGTH) if reason else None
+        self.reason = reason = clean_line(reason, MAX_REASON_LENGTH) if reason else None
         self.timeout = timeout
         self.may_exist = may_exist
         self.fields = (job_arn, reason, timeout, may_exist)
@@ -288,9 +288,9 @@ class _ObjectError(_PicklableError):
     """An object or a folder in S3 that cannot be read."""
 
     def __init__(self, reason: str, advice: str, path: str, offset: int | None = None) -> None:
-        self.reason = reason = clean_text(reason, MAX_REASON_LENGTH)
+        self.reason = reason = clean_line(reason, MAX_REASON_LENGTH)
         self.advice = advice
-        self.path = path = clean_text(path, MAX_REASON_LENGTH)
+        self.path = path = clean_line(path, MAX_REASON_LENGTH)
         self.offset = offset
         self.fields = (reason, advice, path, offset)
         place = path if offset is None else f"{path}, byte {offset}"
@@ -339,8 +339,8 @@ class _CallError(_PicklableError):
         self.subject = subject
         self.region = region
         self.aws_conn_id = aws_conn_id
-        self.code = code = clean_text(code, MAX_WORD_LENGTH)
-        self.detail = detail = clean_text(detail, MAX_REASON_LENGTH)
+        self.code = code = clean_line(code, MAX_WORD_LENGTH)
+        self.detail = detail = clean_line(detail, MAX_REASON_LENGTH)
         self.advice = advice
         self.fields = (operation, subject, region, aws_conn_id, code, detail, advice)
         identity = f"connection {aws_conn_id!r}" if aws_conn_id else "boto3's own credentials, no connection"

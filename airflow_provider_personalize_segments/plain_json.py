@@ -26,6 +26,9 @@ MAX_JOB_SIZE = 65_536
 _MAX_INTEGER = 2**63 - 1
 _UNFIT = r"[\x00\ud800-\udfff]"
 """Lone surrogates, which UTF-8 refuses, and NUL, which PostgreSQL refuses."""
+_BREAKS = r" *(?:[\t-\r\x1c-\x1e\x85\u2028\u2029] *)+"
+_CONTROLS = r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+"""Control characters, which a terminal obeys, and those that turn the direction of what follows."""
 
 
 def clean_text(text: object, max_length: int = MAX_TEXT_LENGTH) -> str:
@@ -42,6 +45,18 @@ def clean_text(text: object, max_length: int = MAX_TEXT_LENGTH) -> str:
         cut = f"... (cut here; {len(text)} characters in all)"
         text = text[: max_length - len(cut)] + cut
     return re.sub(_UNFIT, "\ufffd", text)
+
+
+def clean_line(text: object, max_length: int = MAX_TEXT_LENGTH) -> str:
+    """
+    Return text for a message or a log, in one line: Airflow 2.11 writes it as it is.
+
+    Breaks of lines and tabs become a space, control characters U+FFFD, else see :func:`clean_text`.
+
+    :param text: as all parameters: see :func:`clean_text`
+    """
+    line = re.sub(_BREAKS, " ", text if isinstance(text, str) else _show(text))
+    return re.sub(_CONTROLS, "\ufffd", clean_text(line, max_length))
 
 
 class _Shown(Repr):

@@ -176,7 +176,7 @@ def _no_pause_before_events(monkeypatch: pytest.MonkeyPatch) -> None:
             # Airflow makes its list of providers once, for the first test that asks. With 2.11.0's libraries
             # Airflow warns meanwhile, and a warning that is an error leaves no list.
             import_module("airflow.providers_manager").ProvidersManager()
-    monkeypatch.setattr(triggers, "EARLIEST_EVENT", 0.0)
+    monkeypatch.setattr(triggers, "LONGEST_PAUSE", 0.0)
 
 
 @pytest.fixture

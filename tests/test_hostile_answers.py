@@ -8,6 +8,8 @@ import json
 import logging
 import pickle
 import traceback
+import unicodedata
+from datetime import UTC, datetime, timedelta
 
 import airflow
 import pytest
@@ -31,6 +33,7 @@ from airflow_provider_personalize_segments.plain_json import (
     MAX_JOB_SIZE,
     MAX_MEMBERS,
     MAX_TEXT_LENGTH,
+    clean_line,
     clean_text,
     make_job_safe,
     make_json_safe,
@@ -296,6 +299,44 @@ class TestTravel:
         cleaned = clean_text(text, length)
         assert len(cleaned) <= length
         assert clean_text(cleaned, length) == cleaned
+
+
+CONTROLS = "\x1b[31mred\x07 \r\nnext\u2028line\x85 \x9b \u202eback"
+
+
+class TestLog:
+    @given(ODD_TEXT, st.integers(100, 200))
+    def test_a_line_is_one_without_controls(self, text, length):
+        line = clean_line(text, length)
+        assert len(line.splitlines()) <= 1
+        assert not any(unicodedata.category(each) in ("Cc", "Cs") for each in line)
+        assert clean_line(line, length) == line
+        assert len(line) <= length
+
+    @pytest.mark.parametrize("status", ["CREATE FAILED", f"CREATE {CONTROLS}"])
+    @pytest.mark.parametrize("mode", ["poke", "deferred"])
+    def test_controls_that_aws_sends_reach_no_log(self, serve, read_log, status, mode):
+        serve(describe("weekly", status, failureReason=CONTROLS))
+        task = PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=ARN)
+        if mode == "deferred":
+            deadline = (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat()
+            trigger = PersonalizeBatchJobTrigger(ARN, deadline=deadline, poke_interval=0.1)
+            asyncio.run(first_event(trigger))
+            lines = read_log()
+        elif status == "CREATE FAILED":
+            with pytest.raises(PersonalizeJobFailedError) as caught:
+                task.poke({})
+            lines = [str(caught.value)]  # which Airflow logs
+        else:
+            task.poke({})
+            lines = read_log()
+        assert any("\ufffd[31mred\ufffd next line \ufffd \ufffdback" in line for line in lines)
+        assert not any(each in line for line in lines for each in "\x07\x85\x9b\u2028\u202e\r\n")
+
+    def test_errors_have_none(self):
+        refused = PersonalizeRequestError("o", "s", "r", "c", f"Code{CONTROLS}", CONTROLS)
+        for raised in (refused, load_error({"type": "KeyError", "text": CONTROLS})):
+            assert not any(each in str(raised) for each in "\x1b\x07\x85\x9b\u2028\u202e\r\n")
 
 
 class TestModes:

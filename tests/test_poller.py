@@ -11,6 +11,8 @@ import threading
 import time
 from collections import Counter
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +26,7 @@ from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTr
 from airflow_provider_personalize_segments.waiting import poller as polling
 from airflow_provider_personalize_segments.waiting.poller import shared_poller
 
+ARN_OF_JOB = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/job-"
 DEFAULT = ConnectionSettings("aws_default", "us-east-1", None, None)
 
 
@@ -414,3 +417,59 @@ class TestLoops:
         for task in pending:
             # Its loop is gone, and nobody will ever end it; that is not news to warn about.
             task._log_destroy_pending = False
+
+
+class TestLog:
+    def test_says_once_for_all_why_there_is_no_answer(self, add_jobs, local_personalize, read_log):
+        arns = add_jobs(3)
+        local_personalize.faults.throttle()
+
+        async def main():
+            tasks = start(arns * 50, poke_interval=0.1)
+            # Each job was asked about again and again, and each of its triggers has heard of it.
+            await until(lambda: local_personalize.calls.count() >= 12)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        asyncio.run(main())
+        told = Counter(arn for line in read_log() for arn in arns if "Not yet: " in line and arn in line)
+        assert told == dict.fromkeys(arns, 1)
+
+    def test_says_it_again_now_and_then_and_at_a_bounded_rate(self, monkeypatch):
+        async def main():
+            poller, clock = shared_poller(DEFAULT), iter(range(1_000, 4_600, 60))
+            looks = SimpleNamespace(now=0.0)
+            monkeypatch.setattr(poller, "_loop", SimpleNamespace(time=lambda: looks.now))
+            arns = [f"{ARN_OF_JOB}{number}" for number in range(2_000)]
+            for arn in arns:
+                poller._watches[arn] = polling._Watch(arn)
+            told = []
+            for looks.now in clock:
+                told.append(sum(poller.may_tell_fault(arn) for arn in arns for _ in range(5)))
+            poller._watches.clear()
+            monkeypatch.undo()
+            poller.close()
+            return told
+
+        told = asyncio.run(main())
+        # About eleven at a time, until each job had its turn.
+        assert max(told) <= 12
+        assert min(told) >= 10
+
+    def test_of_a_task_says_why_when_it_says_how_long_it_waits(self, add_jobs, local_personalize, read_log):
+        (arn,) = add_jobs(1)
+        local_personalize.faults.throttle()
+        since = (datetime.now(UTC) - timedelta(seconds=59)).isoformat()
+
+        async def main():
+            tasks = start([arn] * 5, poke_interval=0.3, waiting_since=since)
+            await until(lambda: local_personalize.calls.count() >= 4)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        asyncio.run(main())
+        lines = [line for line in read_log() if "Still waiting after 1 min: the job is not known yet" in line]
+        assert len(lines) == 5
+        assert sum(", and there is no answer: ThrottlingException: " in line for line in lines) >= 4

@@ -23,12 +23,14 @@ from airflow_provider_personalize_segments import (
     errors,
     hooks,
     jobs,
+    lacks,
     links,
     listed_jobs,
     operators,
     parameters,
     plain_json,
     sensors,
+    sessions,
     testing,
     triggers,
 )
@@ -283,6 +285,8 @@ def messages():
     with pytest.raises(ValueError, match="holds a password") as secret:
         parameters.read_config({"proxies": {"http": "http://u:p@h"}}, "botocore_config of task 't'")
     yield str(secret.value)
+    yield f"OSError: [Errno 24] Too many open files. {lacks.LACK_ADVICE}"
+    yield f"ResponseParserError: the answer is longer than {sessions.MAX_ANSWER // 1024**2} MB"
     yield plain_json.clean_text("x" * 200, 100)
     yield str(errors.PersonalizeJobTimeoutError(arn, None, 60, "ThrottlingException: slow"))
     for wrong in (

@@ -138,6 +138,7 @@ class TestEarlyEvents:
     )
     def test_are_held_back(self, serve, monkeypatch, answer, outcome):
         monkeypatch.setattr(trigger, "EARLIEST_EVENT", 1.5)
+        monkeypatch.setattr(trigger, "LONGEST_PAUSE", 3.0)
         endpoint = serve(answer)
 
         async def main():
@@ -152,6 +153,7 @@ class TestEarlyEvents:
 
     def test_are_held_back_when_the_time_is_over_too(self, serve, monkeypatch):
         monkeypatch.setattr(trigger, "EARLIEST_EVENT", 1.5)
+        monkeypatch.setattr(trigger, "LONGEST_PAUSE", 3.0)
         serve(describe("weekly", "CREATE PENDING"))
 
         async def main():
@@ -163,6 +165,25 @@ class TestEarlyEvents:
         outcome, fired = asyncio.run(main())
         assert outcome == "timeout"
         assert fired >= 1.5
+
+    def test_are_held_back_longer_where_the_interval_is_long(self, serve, monkeypatch):
+        # A scheduler that is busy hears late that the worker has left, and nobody asked for an early end.
+        monkeypatch.setattr(trigger, "EARLIEST_EVENT", 0.0)
+        monkeypatch.setattr(trigger, "LONGEST_PAUSE", 30.0)
+        serve(error("AccessDeniedException"))
+
+        async def main():
+            start = time.monotonic()
+            (payload,) = await asyncio.gather(*wait(poke_interval=3.0))
+            return payload["outcome"], time.monotonic() - start
+
+        outcome, fired = asyncio.run(main())
+        assert outcome == "error"
+        assert fired >= 1.5
+
+    def test_are_held_back_for_half_an_interval_within_bounds(self, monkeypatch):
+        monkeypatch.setattr(trigger, "LONGEST_PAUSE", 30.0)
+        assert [trigger.find_pause(each) for each in (0, 5, 14, 20, 60, 600)] == [7, 7, 7, 10, 30, 30]
 
 
 class TestSettings:

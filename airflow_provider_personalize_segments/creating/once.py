@@ -26,7 +26,7 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeUnavailableError,
 )
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, classify_status
-from airflow_provider_personalize_segments.plain_json import make_job_safe
+from airflow_provider_personalize_segments.plain_json import clean_line, make_job_safe
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
@@ -141,7 +141,7 @@ def find(hook: PersonalizeHook, wanted: Wanted, log: Log) -> Found:
             return earlier or Found(plan)
         if may_take(wanted, plan, job, log, is_own=plan is wanted.kept):
             return Found(plan, job)
-        log.info("The job %s is %s; trying the next name.", plan.job_name, job["status"])
+        log.info("The job %s is %s; trying the next name.", plan.job_name, clean_line(job["status"]))
     raise InvalidParameterError(
         f"job_name: {wanted.plan.job_name} and its numbers up to {MAX_NUMBER} are taken. Choose a name that "
         "changes from run to run, such as one with '{{ ts_nodash }}' in it."

@@ -29,6 +29,7 @@ from airflow_provider_personalize_segments.errors import (
 )
 from airflow_provider_personalize_segments.jobs import JobState, classify_status
 from airflow_provider_personalize_segments.links import has_links
+from airflow_provider_personalize_segments.plain_json import clean_line
 from airflow_provider_personalize_segments.waiting.events import Outcome, load_error, read_creation_event
 from airflow_provider_personalize_segments.waiting.questions import seconds_until
 from airflow_provider_personalize_segments.waiting.verdicts import CANNOT_CANCEL
@@ -185,8 +186,8 @@ class CreatingSteps(CreatedSteps):
     def _tell_adopted(self, plan: Plan, job: dict[str, Any], *, is_new: bool) -> None:
         self.log.info(
             "Adopting the job that exists already, created at %s; it is %s. (%s)",
-            job.get("creationDateTime"),
-            job["status"],
+            clean_line(job.get("creationDateTime")),
+            clean_line(job["status"]),
             plan.job_arn,
         )
         if not is_new and classify_status(job["status"]) is JobState.ACTIVE:

@@ -11,7 +11,7 @@ from airflow_provider_personalize_segments.errors import PersonalizeOutputError
 from airflow_provider_personalize_segments.output.objects import S3Object, read_object
 from airflow_provider_personalize_segments.output.record_parts import RecordBlock, RecordPart
 from airflow_provider_personalize_segments.output.records import read_records
-from airflow_provider_personalize_segments.plain_json import clean_text
+from airflow_provider_personalize_segments.plain_json import clean_line
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.waiting.verdicts import Log
@@ -58,7 +58,7 @@ class OutputSummary:
             self.errors += 1
             if len(self.first_errors) < MAX_MESSAGES:
                 place = f"{posixpath.basename(file.key)} line {part.line}"
-                self.first_errors.append(clean_text(f"{place}: {error}", MAX_MESSAGE_LENGTH))
+                self.first_errors.append(clean_line(f"{place}: {error}", MAX_MESSAGE_LENGTH))
 
     def judge(self, job_arn: str, max_error_rate: float) -> None:
         """

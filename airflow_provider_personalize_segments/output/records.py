@@ -20,7 +20,7 @@ from airflow_provider_personalize_segments.output.lines import LineBuffer
 from airflow_provider_personalize_segments.output.long_lists import find_cut, find_list
 from airflow_provider_personalize_segments.output.record_parts import RecordBlock, RecordPart
 from airflow_provider_personalize_segments.output.strict_json import load_strictly
-from airflow_provider_personalize_segments.plain_json import clean_text
+from airflow_provider_personalize_segments.plain_json import clean_line
 
 LONG_LINE = 2 * 1024**2
 """Bytes up to which a line is parsed at once. Once parsed, some JSON takes 25 times its length."""
@@ -260,7 +260,7 @@ class _Reader:
             reason = f"not JSON that can be read: {error}"
         except RecursionError:
             reason = "not JSON that can be read: it is nested too deep"
-        raise _InvalidRecordError(clean_text(reason, _MAX_PROBLEM_LENGTH))
+        raise _InvalidRecordError(clean_line(reason, _MAX_PROBLEM_LENGTH))
 
 
 def _take_list(record: Any) -> tuple[dict[str, Any], str | None, list[Any]]:

@@ -82,9 +82,9 @@ def _without_pause_before_events() -> Iterator[None]:
     """Take away a pause that only a scheduler and a worker need."""
     from airflow_provider_personalize_segments.waiting import trigger
 
-    before = trigger.EARLIEST_EVENT
-    trigger.EARLIEST_EVENT = 0.0
+    before = trigger.LONGEST_PAUSE
+    trigger.LONGEST_PAUSE = 0.0
     try:
         yield
     finally:
-        trigger.EARLIEST_EVENT = before
+        trigger.LONGEST_PAUSE = before

@@ -16,7 +16,7 @@ from airflow_provider_personalize_segments.errors import (
     TriggerFailedError,
 )
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, classify_status
-from airflow_provider_personalize_segments.plain_json import make_json_safe, show
+from airflow_provider_personalize_segments.plain_json import clean_line, make_json_safe, show
 
 EVENT_VERSION = 1
 
@@ -148,4 +148,5 @@ def load_error(dumped: object) -> Exception:
         if dumped.get("type") == refusal.__name__ and isinstance(fields, list):
             with suppress(TypeError):  # not the fields of this release
                 return refusal(*fields)
-    return TriggerFailedError(f"Waiting in the triggerer failed: {dumped.get('type')}: {dumped.get('text')}")
+    said = clean_line(f"{dumped.get('type')}: {dumped.get('text')}")
+    return TriggerFailedError(f"Waiting in the triggerer failed: {said}")

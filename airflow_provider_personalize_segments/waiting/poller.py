@@ -36,6 +36,10 @@ MAX_BACKOFF_INTERVALS = 12
 """The same in intervals of the job, whichever is shorter: a short interval asks to hear of the end early."""
 MAX_FAILURES = 4
 """Counted failures; 2**4 intervals are more than the bounds above, and more would only slow the recovery."""
+TOLD_AGAIN = 900.0
+"""Seconds between two lines that say why AWS does not answer about a job, each in one of the tasks' logs."""
+TOLD_PER_SECOND = 10.0
+"""Such lines about all jobs: Airflow writes each on the event loop."""
 WOKEN_AT_ONCE = 50
 """Triggers of a job that take its answer in one round of the event loop, which others wait for, too."""
 
@@ -67,6 +71,7 @@ class _Watch:
         "job_arn",
         "not_before",
         "subscriptions",
+        "told_again",
         "wanted",
     )
 
@@ -77,6 +82,7 @@ class _Watch:
         self.interval = float("inf")
         self.due = float("inf")
         self.not_before = 0.0
+        self.told_again = 0.0
         self.failures = 0
         self.is_asked = False
         self.is_suspect = False
@@ -95,6 +101,7 @@ class JobPoller(ConnectionPart):
         self._watches: dict[str, _Watch] = {}
         self._queue: list[tuple[float, int, _Watch]] = []
         self._order = itertools.count()
+        self._told_until = 0.0
         super().__init__(connection, "personalize-poller")
 
     def subscribe(self, job_arn: str, delay: float) -> Subscription:
@@ -148,6 +155,21 @@ class JobPoller(ConnectionPart):
                 heapq.heapify(self._queue)
         if not self._watches:
             self.close()
+
+    def may_tell_fault(self, job_arn: str) -> bool:
+        """
+        Tell whether a trigger may log now why AWS does not answer about its job: one does for all.
+
+        That is once in a while for each job, and at a bounded rate for all of them.
+
+        :param job_arn: the job's ARN
+        """
+        now, watch = self._loop.time(), self._watches[job_arn]
+        if now < watch.told_again or now < self._told_until - 1.0:
+            return False
+        watch.told_again = now + TOLD_AGAIN
+        self._told_until = max(now, self._told_until) + 1.0 / TOLD_PER_SECOND
+        return True
 
     def _waiting(self) -> Iterable[asyncio.Future[Verdict | BaseException]]:
         return [each.future for watch in self._watches.values() for each in watch.subscriptions]

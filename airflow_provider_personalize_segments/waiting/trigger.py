@@ -17,7 +17,7 @@ from airflow_provider_personalize_segments.errors import PersonalizeRequestError
 from airflow_provider_personalize_segments.jobs import JobState
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.waiting.events import Event, Outcome, dump_error
-from airflow_provider_personalize_segments.waiting.poller import shared_poller
+from airflow_provider_personalize_segments.waiting.poller import JobPoller, shared_poller
 from airflow_provider_personalize_segments.waiting.verdicts import (
     CANNOT_CANCEL,
     Reporter,
@@ -31,10 +31,13 @@ SHORTEST_INTERVAL = 0.1
 """Seconds between two calls about a job, also when ``poke_interval`` is 0."""
 EARLIEST_EVENT = 7.0
 """
-Seconds between a trigger's start and its event. When a trigger fires before the worker that deferred its task
-has left, which may take that worker a heartbeat, 5 s by default, Airflow finds the task queued while its
-executor says that it is over, and fails or retries it (https://github.com/apache/airflow/issues/71580).
+Seconds between a trigger's start and its event, at least. When a trigger fires before the scheduler has heard
+that the worker which deferred the task is gone, Airflow finds the task queued while its executor says that it
+is over, and fails or retries it (https://github.com/apache/airflow/issues/71580). The worker may take a
+heartbeat to leave, 5 s by default, and the scheduler on two busy cores another 10 to 13 s to handle that.
 """
+LONGEST_PAUSE = 30.0
+"""Seconds that an event is held back at most, and a short ``poke_interval`` asks for less."""
 
 
 class PersonalizeTrigger(StoredTrigger):
@@ -77,7 +80,7 @@ class PersonalizeTrigger(StoredTrigger):
         except Exception as caught:
             # A trigger that raises fails its task without a word about the reason.
             outcome, error = Outcome.ERROR, caught
-        await asyncio.sleep(start + EARLIEST_EVENT - asyncio.get_running_loop().time())
+        await asyncio.sleep(start + find_pause(self.poke_interval) - asyncio.get_running_loop().time())
         event = Event(
             outcome,
             self._job_arn,
@@ -180,7 +183,7 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
                         answer = await subscription.future
                 except TimeoutError:
                     return ending
-                state = self._judge(answer)
+                state = self._judge(answer, poller)
                 if state is not JobState.WAITING:
                     return Outcome.ACTIVE if state is JobState.ACTIVE else Outcome.FAILED
                 left, ending = self._time_left()
@@ -192,21 +195,23 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
         finally:
             poller.unsubscribe(self.job_arn, subscription)
 
-    def _judge(self, answer: Verdict | BaseException) -> JobState:
+    def _judge(self, answer: Verdict | BaseException, poller: JobPoller) -> JobState:
         if isinstance(answer, PersonalizeRequestError):
             answer = judge_refusal(answer.with_traceback(None), is_created=self.is_created)
         if isinstance(answer, Verdict):
-            self._reporter.tell(answer)
+            tells_fault = bool(answer.no_answer) and poller.may_tell_fault(self.job_arn)
+            self._reporter.tell(answer, tells_fault=tells_fault)
             self._last_job = answer.job or self._last_job
             return answer.state
         if not self.silent_fail:
             raise answer.with_traceback(None)
-        self.log.error(
-            "Asking about the job failed; waiting on, as silent_fail is set: %s (%s)",
-            answer,
-            self.job_arn,
-            exc_info=answer,
-        )
+        if poller.may_tell_fault(self.job_arn):
+            self.log.error(
+                "Asking about the job failed; waiting on, as silent_fail is set: %s (%s)",
+                answer,
+                self.job_arn,
+                exc_info=answer,
+            )
         return JobState.WAITING
 
     def _interval(self, count: int) -> float:
@@ -216,3 +221,12 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
         shortest = max(int(self.poke_interval * 2.0 ** min(count - 2, 60)), 1)
         interval = shortest * random.uniform(1, 2)
         return interval if self.max_wait is None else min(interval, self.max_wait)
+
+
+def find_pause(interval: float) -> float:
+    """
+    Return how many seconds after its start a trigger may fire: half an interval, 7 to 30 seconds.
+
+    :param interval: seconds between two calls about the job
+    """
+    return min(max(interval / 2, EARLIEST_EVENT), LONGEST_PAUSE)

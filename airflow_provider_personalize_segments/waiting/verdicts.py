@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from airflow_provider_personalize_segments.arns import parse_job_arn
 from airflow_provider_personalize_segments.errors import (
     MAX_REASON_LENGTH,
+    MAX_WORD_LENGTH,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
 )
 from airflow_provider_personalize_segments.jobs import JobState, classify_status, is_known_status
-from airflow_provider_personalize_segments.plain_json import clean_text, make_job_safe
+from airflow_provider_personalize_segments.plain_json import clean_line, make_job_safe
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
@@ -152,28 +153,37 @@ class Reporter:
             "it is over" if until is None else f"{until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
         )
 
-    def tell(self, verdict: Verdict) -> None:
+    def tell(self, verdict: Verdict, *, tells_fault: bool = True) -> None:
         """
         Log what is new in a verdict.
 
         :param verdict: the verdict
+        :param tells_fault: whether to say at once why there is no answer; when not, that comes with the next
+            line that says how long the task has been waiting
         """
         self.fault = verdict.no_answer
-        if verdict.job is None:
-            self._log.warning("Not yet: %s", verdict.no_answer)
-        elif verdict.job["status"] != self.status:
+        if verdict.job is not None and verdict.job["status"] != self.status:
             self._tell_status(verdict)
+        state = f"the job is {self._shown_status}"
+        if verdict.no_answer and tells_fault:
+            self._log.warning("Not yet: %s", verdict.no_answer)
+        elif verdict.no_answer:
+            state = f"{state}, and there is no answer: {verdict.no_answer}"
         if verdict.state is JobState.WAITING:
-            self.tell_time(f"the job is {self.status or 'not known yet'}")
+            self.tell_time(state)
+
+    @property
+    def _shown_status(self) -> str:
+        return clean_line(self.status or "not known yet", MAX_WORD_LENGTH)
 
     def _tell_status(self, verdict: Verdict) -> None:
         job = verdict.job or {}
         self.status = status = job["status"]
         if verdict.state is JobState.FAILED:
-            reason = clean_text(job.get("failureReason") or "Personalize gave no reason", MAX_REASON_LENGTH)
-            self._log.error("%s: %s (%s)", status, reason, self._subject)
+            reason = clean_line(job.get("failureReason") or "Personalize gave no reason", MAX_REASON_LENGTH)
+            self._log.error("%s: %s (%s)", self._shown_status, reason, self._subject)
             return
-        self._log.info("The job is %s. (%s)", status, self._subject)
+        self._log.info("The job is %s. (%s)", self._shown_status, self._subject)
         if not is_known_status(status):
             self._log.warning(
                 "The status %r is not documented. Waiting on: only ACTIVE is success. (%s)",
