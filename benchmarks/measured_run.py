@@ -64,6 +64,7 @@ def measure(
     triggers: int,
     jobs: int,
     *,
+    connections: int = 1,
     interval: int,
     limit: float,
     rate: float = 0.0,
@@ -83,7 +84,7 @@ def measure(
         with running(*endpoint_arguments, environment=environment) as endpoint:
             assert endpoint.stdout
             port = int(endpoint.stdout.readline())
-            environment["AIRFLOW_CONN_AWS_DEFAULT"] = json.dumps(
+            connection = json.dumps(
                 {
                     "conn_type": "aws",
                     "login": "nobody",
@@ -91,12 +92,14 @@ def measure(
                     "extra": {"region_name": "eu-west-1", "endpoint_url": f"http://127.0.0.1:{port}"},
                 }
             )
+            environment |= {f"AIRFLOW_CONN_BENCH_{number}": connection for number in range(connections)}
             triggerer_arguments: list[object] = [
                 HERE / "triggerer_process.py",
                 f"--counters={counters}",
                 f"--kind={kind}",
                 f"--triggers={triggers}",
                 f"--jobs={jobs}",
+                f"--connections={connections}",
                 f"--interval={interval}",
                 f"--limit={limit}",
                 *(["--throttled"] if rate else []),

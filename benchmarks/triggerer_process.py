@@ -47,18 +47,24 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def make_trigger(kind: str, job_arn: str, interval: int) -> Any:
+def make_trigger(kind: str, job_arn: str, interval: int, aws_conn_id: str) -> Any:
     """Return a trigger of ours or of the amazon provider's pattern."""
     if kind == "amazon":
         from amazon_pattern import AmazonPatternTrigger
 
         return AmazonPatternTrigger(
-            job_arn=job_arn, waiter_delay=interval, waiter_max_attempts=10_000, region_name=REGION
+            job_arn=job_arn,
+            waiter_delay=interval,
+            waiter_max_attempts=10_000,
+            aws_conn_id=aws_conn_id,
+            region_name=REGION,
         )
     from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
 
     deadline = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-    return PersonalizeBatchJobTrigger(job_arn=job_arn, deadline=deadline, poke_interval=interval)
+    return PersonalizeBatchJobTrigger(
+        job_arn=job_arn, deadline=deadline, poke_interval=interval, aws_conn_id=aws_conn_id
+    )
 
 
 def import_all() -> None:
@@ -99,7 +105,12 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of one run."""
     counters = Counters(options.counters)
     triggers = [
-        make_trigger(options.kind, f"{JOB_PREFIX}{number % options.jobs}", options.interval)
+        make_trigger(
+            options.kind,
+            f"{JOB_PREFIX}{number % options.jobs}",
+            options.interval,
+            f"bench_{number % options.connections}",
+        )
         for number in range(options.triggers)
     ]
     figures: dict[str, Any] = {}
@@ -161,6 +172,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=("ours", "amazon"), required=True)
     parser.add_argument("--triggers", type=int, required=True)
     parser.add_argument("--jobs", type=int, required=True)
+    parser.add_argument("--connections", type=int, required=True)
     parser.add_argument("--interval", type=int, required=True)
     parser.add_argument("--limit", type=float, required=True)
     parser.add_argument("--throttled", action="store_true")

@@ -21,6 +21,8 @@ from measured_run import Figures, measure
 SHARED_JOBS = 5
 RATE = 10.0
 THROTTLED_LIMIT = 60.0
+CONNECTIONS = (1, 10, 25)
+"""How many Airflow connections the triggers of one process use, one trigger each."""
 
 
 class Row(NamedTuple):
@@ -126,8 +128,29 @@ def make_throttled_rows(jobs: int, runs: dict[str, Figures]) -> list[Row]:
     ]
 
 
+def print_connections(runs: dict[int, Figures]) -> None:
+    """Print what further connections cost, as a table of its own."""
+    print(
+        f"\n{'connections':<14}{'memory':>12}{'CPU until polled':>20}{'longest stall':>18}{'of an idle process':>22}"
+    )
+    for number, figures in runs.items():
+        memory = figures["bytes_per_trigger"] * number
+        print(
+            f"{number:<14}{memory / 1e6:>9.1f} MB{figures['cpu_until_polled']:>18.1f} s"
+            f"{figures['stall'] * 1e3:>15,.0f} ms{figures['idle_stall'] * 1e3:>19,.0f} ms"
+        )
+    few, many = min(runs), max(runs)
+    growth = runs[many]["bytes_per_trigger"] * many - runs[few]["bytes_per_trigger"] * few
+    each = growth / (many - few)
+    print(f"Each further connection: {each / 1e6:.2f} MB (goal: 1 MB or less, {_say(each <= 1e6)})")
+
+
+def _say(is_met: bool) -> str:
+    return "met" if is_met else "MISSED"
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--triggers", type=int, default=1000, help="how many wait in one process")
     parser.add_argument("--interval", type=int, default=5, help="seconds between two calls about a job")
@@ -153,6 +176,10 @@ def main() -> None:
         )
         for kind in kinds
     }
+    connected = {
+        number: measure("ours", number, number, connections=number, interval=interval, limit=150)
+        for number in CONNECTIONS
+    }
     rows = make_rows(triggers, interval, single, shared)
     rows += make_throttled_rows(throttled_jobs, throttled)
     print(
@@ -172,12 +199,17 @@ def main() -> None:
             print(
                 f"Not all of the amazon pattern's triggers had polled in time ({kind}): figures are too low."
             )
+    print_connections(connected)
     print(f"Took {time.monotonic() - began:.0f} s.")
     if options.json:
         options.json.write_text(
-            json.dumps({"single": single, "shared": shared, "throttled": throttled}, indent=2) + "\n"
+            json.dumps(
+                {"single": single, "shared": shared, "throttled": throttled, "connected": connected}, indent=2
+            )
+            + "\n"
         )
     failed = [figures["failed"] for runs in (single, shared, throttled) for figures in [runs["ours"]]]
+    failed += [figures["failed"] for figures in connected.values()]
     if any(failed):
         sys.exit(f"{sum(failed)} of our triggers ended otherwise than they should.")
 
