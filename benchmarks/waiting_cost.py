@@ -131,7 +131,8 @@ def make_throttled_rows(jobs: int, runs: dict[str, Figures]) -> list[Row]:
 def print_connections(runs: dict[int, Figures]) -> None:
     """Print what further connections cost, as a table of its own."""
     print(
-        f"\n{'connections':<14}{'memory':>12}{'CPU until polled':>20}{'longest stall':>18}{'of an idle process':>22}"
+        f"\n{'connections':<14}{'memory':>12}{'CPU until polled':>20}{'longest stall':>18}"
+        f"{'of an idle process':>22}"
     )
     for number, figures in runs.items():
         memory = figures["bytes_per_trigger"] * number

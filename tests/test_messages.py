@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import time_machine
+from airflow.providers.common.compat.sdk import TaskDeferred
+from fakes import first_event
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, describe, error, job_arn
@@ -390,26 +392,26 @@ class TestLogOfAWait:
     ):
         serve_later("CREATE IN_PROGRESS")
         start = datetime.now(UTC) - timedelta(seconds=898.5)
-        if mode == "poke":
-            sensor = PersonalizeBatchSegmentJobSensor(
-                task_id="wait", job_arn=ARN, poke_interval=0.2, timeout=2.5, deferrable=False
-            )
-            ti = SimpleNamespace(start_date=start, xcom_push=lambda **_: None, max_tries=0)
-            with pytest.raises(PersonalizeJobTimeoutError):
-                sensor.execute({"ti": ti})
-        else:
-            deadline = (datetime.now(UTC) + timedelta(seconds=2.5)).isoformat()
-            trigger = PersonalizeBatchJobTrigger(
-                ARN, deadline=deadline, poke_interval=0.2, waiting_since=start.isoformat()
-            )
-
-            async def run():
-                return [event async for event in trigger.run()]
-
-            asyncio.run(run())
-        where = "on this worker" if mode == "poke" else "in the triggerer"
+        sensor = PersonalizeBatchSegmentJobSensor(
+            task_id="wait",
+            job_arn=ARN,
+            poke_interval=0.2,
+            timeout=2.5 if mode == "poke" else 901,
+            deferrable=mode != "poke",
+        )
+        ti = SimpleNamespace(start_date=start, xcom_push=lambda **_: None, max_tries=0)
+        with pytest.raises(PersonalizeJobTimeoutError if mode == "poke" else TaskDeferred) as caught:
+            sensor.execute({"ti": ti})
         log = "\n".join(read_log())
+        where = "on this worker" if mode == "poke" else "in the triggerer"
         assert f"Waiting {where} for {ARN}: asking AWS every 0.2 s, until 20" in log
+        assert log.count(f"The job is CREATE IN_PROGRESS. ({ARN})") == 1
+        if mode != "poke":
+            asyncio.run(first_event(caught.value.trigger))
+            log = "\n".join(read_log())
+            # The worker has said what is waited for, and how the job was.
+            assert "Waiting" not in log
+            assert "The job is" not in log
         assert log.count(f"Still waiting after 15 min: the job is CREATE IN_PROGRESS. ({ARN})") == 1
         assert log.count("Still waiting") == 1
 

@@ -473,3 +473,18 @@ class TestLog:
         lines = [line for line in read_log() if "Still waiting after 1 min: the job is not known yet" in line]
         assert len(lines) == 5
         assert sum(", and there is no answer: ThrottlingException: " in line for line in lines) >= 4
+
+    def test_of_a_trigger_begins_with_news(self, add_jobs, local_personalize, read_log):
+        (arn,) = add_jobs(1)
+
+        async def main():
+            tasks = start([arn] * 50, poke_interval=0.1)
+            await until(lambda: local_personalize.calls.count() >= 4)
+            quiet = read_log()
+            local_personalize.set_status(arn, "ACTIVE")
+            await asyncio.gather(*tasks)
+            return quiet
+
+        quiet = asyncio.run(main())
+        assert not any("personalize" in line and arn in line for line in quiet)
+        assert sum(f"The job is ACTIVE. ({arn})" in line for line in read_log()) == 50

@@ -32,7 +32,7 @@ from airflow_provider_personalize_segments.links import has_links
 from airflow_provider_personalize_segments.plain_json import clean_line
 from airflow_provider_personalize_segments.waiting.events import Outcome, load_error, read_creation_event
 from airflow_provider_personalize_segments.waiting.questions import seconds_until
-from airflow_provider_personalize_segments.waiting.verdicts import CANNOT_CANCEL
+from airflow_provider_personalize_segments.waiting.verdicts import CANNOT_CANCEL, Reporter
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import Context
@@ -203,6 +203,8 @@ class CreatingSteps(CreatedSteps):
         # Not at the top: only a task that defers needs asyncio, and what comes with it.
         from airflow_provider_personalize_segments.creating.trigger import PersonalizeCreateBatchJobTrigger
 
+        reporter = Reporter(self.log, f"a slot to create {plan.job_arn}")
+        reporter.begin("in the triggerer", self.pace.interval, deadline)
         self.task.defer(
             trigger=PersonalizeCreateBatchJobTrigger(
                 kind=plan.kind.name,

@@ -73,8 +73,6 @@ class PersonalizeCreateBatchJobTrigger(PersonalizeTrigger):
         queue = shared_queue(self._settings(region), self.kind)
         since = datetime.fromisoformat(self.waiting_since) if self.waiting_since else datetime.now(UTC)
         reporter = Reporter(self.log, f"a slot to create {plan.job_arn}", since)
-        until = datetime.fromisoformat(self.deadline) if self.deadline else None
-        reporter.begin("in the triggerer", self.poke_interval, until)
         ticket = queue.join(Creation(plan, self.log), since, self.poke_interval, self.reason)
         try:
             while not ticket.future.done() and self._time_left()[0] > 0:

@@ -87,6 +87,9 @@ class WaitingSteps(JobQuestions):
         if deadline <= datetime.now(UTC):
             self.end(self.timeout_error())
         pace = self.pace
+        self.report(self.start(context)).begin(
+            "in the triggerer", pace.interval, deadline, grows=pace.exponential_backoff
+        )
         self.task.defer(
             trigger=PersonalizeBatchJobTrigger(
                 job_arn=self.awaited_arn,

@@ -160,13 +160,9 @@ class PersonalizeBatchJobTrigger(PersonalizeTrigger):
 
     async def _wait(self) -> str:
         since = datetime.fromisoformat(self.waiting_since) if self.waiting_since else None
-        self._reporter = Reporter(self.log, self.job_arn, since)
-        self._reporter.begin(
-            "in the triggerer",
-            self.poke_interval,
-            datetime.fromisoformat(self.deadline) if self.deadline else None,
-            grows=self.exponential_backoff,
-        )
+        # The worker has told what is waited for: Airflow writes each line on the loop, and waits come by the
+        # thousand when a triggerer starts.
+        self._reporter = Reporter(self.log, self.job_arn, since, is_told=True)
         settings = self._settings(parse_job_arn(self.job_arn).region)
         count = 1
         # The task has asked just now.

@@ -120,13 +120,21 @@ class Reporter:
     :param since: since when the task waits; ``None`` means from now on
     :param told_until: the moment until which the log has been told how long the wait is; ``None`` means now,
         as when a task begins
+    :param is_told: whether the log has been told the job's status, as by the worker before the task deferred
     """
 
     def __init__(
-        self, log: Log, subject: str, since: datetime | None = None, told_until: datetime | None = None
+        self,
+        log: Log,
+        subject: str,
+        since: datetime | None = None,
+        told_until: datetime | None = None,
+        *,
+        is_told: bool = False,
     ) -> None:
         self._log = log
         self._subject = subject
+        self._is_told = is_told
         now = datetime.now(UTC)
         self._since = since or now
         self._next_mark = _find_mark(((told_until or now) - self._since).total_seconds())
@@ -179,6 +187,9 @@ class Reporter:
     def _tell_status(self, verdict: Verdict) -> None:
         job = verdict.job or {}
         self.status = status = job["status"]
+        is_told, self._is_told = self._is_told, False
+        if is_told and verdict.state is JobState.WAITING:
+            return
         if verdict.state is JobState.FAILED:
             reason = clean_line(job.get("failureReason") or "Personalize gave no reason", MAX_REASON_LENGTH)
             self._log.error("%s: %s (%s)", self._shown_status, reason, self._subject)
