@@ -16,6 +16,7 @@ from fakes import TaskInstance
 from lines import IS_BETWEEN, KNOWS_RANKING_INFLUENCE
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
+from airflow_provider_personalize_segments.arns import find_job_arn
 from airflow_provider_personalize_segments.errors import (
     InvalidParameterError,
     PersonalizeJobExistsError,
@@ -631,7 +632,7 @@ class TestDeferring:
         assert caught.value.kwargs == {"job_name": told["job_name"], "request": told["request"]}
         return ti, json.loads(store.kept["personalize_batch_job"]), told
 
-    def test_for_a_slot(self, local):
+    def test_for_a_slot(self, local, read_log):
         others = [
             local.add_job(
                 BatchJobKind.SEGMENT, f"other-{i}", solution_version_arn=local.version, status="PENDING"
@@ -641,6 +642,11 @@ class TestDeferring:
         options = {"timeout": 60, "execution_timeout": timedelta(seconds=30), "tags": {"team": "growth"}}
         ti, kept, told = self.defer(local, **options)
         start = ti.start_date
+        # The worker's last line: the trigger writes only what is new.
+        arn = find_job_arn(BatchJobKind.SEGMENT, local.version, "weekly")
+        until = f"{start + timedelta(seconds=60):%Y-%m-%d %H:%M:%S} UTC"
+        words = f"Waiting in the triggerer for a slot to create {arn}: asking AWS every "
+        assert sum(words in line and f", until {until}." in line for line in read_log()) == 1
         request = operator(local, tags={"team": "growth"}).worker_steps.parameters.build_request({})
         assert "LimitExceededException" in told.pop("reason")
         assert told == {

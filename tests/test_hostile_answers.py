@@ -319,8 +319,14 @@ class TestLog:
         serve(describe("weekly", status, failureReason=CONTROLS))
         task = PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=ARN)
         if mode == "deferred":
-            deadline = (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat()
-            trigger = PersonalizeBatchJobTrigger(ARN, deadline=deadline, poke_interval=0.1)
+            now = datetime.now(UTC)
+            trigger = PersonalizeBatchJobTrigger(
+                ARN,
+                deadline=(now + timedelta(seconds=1.5)).isoformat(),
+                poke_interval=0.1,
+                # A status that the worker has told comes with how long it has been.
+                waiting_since=(now - timedelta(seconds=59.5)).isoformat(),
+            )
             asyncio.run(first_event(trigger))
             lines = read_log()
         elif status == "CREATE FAILED":
