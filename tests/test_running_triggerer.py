@@ -77,6 +77,7 @@ class Service:
             "denied": error("AccessDeniedException", 403, ODD_REASON),
             "another": describe("somebody-elses"),
             "page": Answer("<html>Accès".encode("latin-1"), 200, {"Content-Type": "text/html"}),
+            "endless": Answer(b"x" * 65_536, is_endless=True),
             # Refused until the triggerer has read the connection again.
             "expired": error("ExpiredTokenException") if count == CALLS_UNTIL_ACTIVE else describe(name),
         }
@@ -99,6 +100,7 @@ SENSORS = {
     **{f"hangs.{number}": sensor(f"hangs-{number}", number, timeout=TIMEOUT) for number in range(9)},
     "another": sensor("another", timeout=TIMEOUT),
     "page": sensor("page", timeout=TIMEOUT),
+    "endless": sensor("endless", timeout=TIMEOUT),
 }
 ENDS = {
     "good": "success",
@@ -111,6 +113,7 @@ ENDS = {
     "hangs": "failed",
     "another": "failed",
     "page": "failed",
+    "endless": "failed",
     "create": "success",
     "neighbour": "success",
 }
@@ -123,6 +126,7 @@ WORDS = {
     "hangs": "NoAnswer: no answer within|ReadTimeoutError: Read timeout",
     "another": "ResponseParserError: the response is about",
     "page": "No answer when the timeout",
+    "endless": "ResponseParserError: the answer is longer than 4 MB",
 }
 
 
