@@ -113,8 +113,8 @@ def make_job_safe(job: Mapping[str, Any]) -> dict[str, Any]:
     for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
         if size <= MAX_JOB_SIZE:
             break
-        size -= sizes[name]
         safe[name] = f"... (cut here; {sizes[name]} bytes in all)"
+        size += len(json.dumps(safe[name])) - sizes[name]
     return safe
 
 
