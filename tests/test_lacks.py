@@ -14,16 +14,19 @@ from importlib import import_module
 import certifi
 import pytest
 from fakes import first_event
-from scripted_endpoint import SOLUTION_VERSION_ARN, describe, job_arn
+from scripted_endpoint import SOLUTION_VERSION_ARN, Answer, describe, job_arn
 
-from airflow_provider_personalize_segments import sessions
+from airflow_provider_personalize_segments import connections, sessions
 from airflow_provider_personalize_segments.bounded_calls import DaemonThreads
 from airflow_provider_personalize_segments.creating.once import Creation, Plan
 from airflow_provider_personalize_segments.errors import ConnectionNotFoundError, PersonalizeUnavailableError
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
-from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
+from airflow_provider_personalize_segments.triggers import (
+    PersonalizeBatchJobTrigger,
+    PersonalizeCreateBatchJobTrigger,
+)
 
 ARN = job_arn("weekly")
 ADVICE = "This process, or its machine, has no more file descriptors, threads or memory just now"
@@ -115,13 +118,43 @@ class TestCreating:
         endpoint = serve(describe("weekly"))
         plan = Plan(BatchJobKind.SEGMENT, "weekly", {"solutionVersionArn": SOLUTION_VERSION_ARN})
         creation = Creation(plan, PersonalizeHook().log)
-        hook = PersonalizeHook(verify=certifi.where())
+        hook = PersonalizeHook(verify=certifi.where()).fixed()
         with no_descriptors():
             attempt = creation.attempt(hook)
         assert ADVICE in attempt.reason
         assert attempt.job_arn is None
         assert not creation.is_unanswered
         assert endpoint.calls == []
+
+    @pytest.mark.parametrize("lack", LACKS)
+    def test_in_the_triggerer_goes_on(self, serve, lack):
+        endpoint = serve(Answer({"batchSegmentJobArn": ARN}))
+        request = {"solutionVersionArn": SOLUTION_VERSION_ARN}
+        request["jobInput"] = {"s3DataSource": {"path": "s3://shop/in"}}
+        request["jobOutput"] = {"s3DataDestination": {"path": "s3://shop/out/"}}
+        request["roleArn"] = "arn:aws:iam::123456789012:role/r"
+
+        async def main():
+            trigger = PersonalizeCreateBatchJobTrigger(
+                "segment", request, "weekly", poke_interval=0.1, verify=certifi.where()
+            )
+            with lack():
+                waiting = asyncio.create_task(first_event(trigger))
+                async with asyncio.timeout(30):
+                    while not any(each.faults for each in self.tickets()):
+                        await asyncio.sleep(0.05)
+                assert not waiting.done()
+                (reason,) = (each.reason for each in self.tickets())
+            return await asyncio.wait_for(waiting, 60), reason
+
+        payload, reason = asyncio.run(main())
+        assert ADVICE in reason
+        assert (payload["outcome"], payload["job_arn"]) == ("created", ARN)
+        assert len(endpoint.calls) == 1
+
+    def tickets(self):
+        shared = connections._connections.get(asyncio.get_running_loop(), {})
+        return [each for it in shared.values() for queue in it._parts.values() for each in queue._tickets]
 
 
 class TestFiles:
