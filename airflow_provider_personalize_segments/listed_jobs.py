@@ -13,6 +13,7 @@ from airflow_provider_personalize_segments.parameters import (
     read_datetime,
     read_statuses,
     read_text,
+    wrong_value,
 )
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 
@@ -63,9 +64,10 @@ def _read_filter(task: ListBatchJobsOperator) -> tuple[Callable[[Mapping[str, An
     prefix = read_text(task.job_name_prefix, source_of("job_name_prefix")) or ""
     max_items = read_count(task.max_items, source_of("max_items"))
     if after and before and after >= before:
-        raise ValueError(
-            f"{source_of('created_after')}: {after.isoformat()} is not before created_before, "
-            f"{before.isoformat()}, so no job could match."
+        raise wrong_value(
+            source_of("created_after"),
+            f"is not before created_before, {before.isoformat()}, so no job could match",
+            after.isoformat(),
         )
 
     def matches(summary: Mapping[str, Any]) -> bool:

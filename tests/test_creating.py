@@ -889,7 +889,7 @@ class TestResuming:
             self.resume(local, "execute_created", event, name="weekly-2")
 
     def test_a_template_that_renders_to_nonsense_by_then_is_final(self, local):
-        with pytest.raises(InvalidParameterError, match="num_results of task 'create': 'x' is not a count"):
+        with pytest.raises(InvalidParameterError, match="num_results of task 'create' is not a count"):
             self.resume(local, "__fail__", {"error": "Trigger timeout"}, num_results="x")
 
     def test_who_does_not_wait_for_the_job_does_not_then_either(self, local):
@@ -930,29 +930,32 @@ class TestChecked:
         [
             (
                 {"job_name": "None"},
-                "job_name of task 'create': 'None' is what a template makes of",
+                "job_name of task 'create' is 'None', which a template makes of",
             ),
-            ({"job_name": "weekly job"}, "job_name of task 'create': 'weekly job' (10 characters) cannot be"),
-            ({"solution_version_arn": "shop"}, "solution_version_arn of task 'create': 'shop' is not an"),
+            ({"job_name": "weekly job"}, "job_name of task 'create' cannot be a job name. Expected 1"),
+            ({"solution_version_arn": "shop"}, "solution_version_arn of task 'create' is not an"),
             (
                 {"role_arn": "PersonalizeS3Access"},
-                "role_arn of task 'create': 'PersonalizeS3Access' is not the ARN",
+                "role_arn of task 'create' is not the ARN of an IAM role.",
             ),
-            ({"input_path": "/in/"}, "input_path of task 'create': '/in/' is not an S3 path"),
+            ({"input_path": "/in/"}, "input_path of task 'create' is not an S3 path"),
             (
                 {"output_path": "s3://demo-bucket/input/segment.jsonl/out/"},
                 "is equal to or under the input path",
             ),
-            ({"if_exists": "ignore"}, "if_exists of task 'create': expected 'adopt' or 'fail' or 'new'"),
+            ({"if_exists": "ignore"}, "if_exists of task 'create' is not 'adopt' or 'fail' or 'new'"),
             (
                 {"wait_for_completion": "perhaps"},
-                "wait_for_completion of task 'create': expected true or false",
+                "wait_for_completion of task 'create' is neither true nor false",
             ),
-            ({"deferrable": "perhaps"}, "deferrable of task 'create': expected true or false"),
-            ({"poll_interval": "0"}, "poll_interval of task 'create': '0' is not a duration"),
-            ({"timeout": -1}, "timeout of task 'create': -1 is not a duration"),
-            ({"num_results": 5_000_001}, "num_results of task 'create': 5000001 is too many"),
-            ({"region_name": "eu-west-1"}, "'eu-west-1' contradicts the region 'us-east-1' in the ARN"),
+            ({"deferrable": "perhaps"}, "deferrable of task 'create' is neither true nor false"),
+            ({"poll_interval": "0"}, "poll_interval of task 'create' is not a duration"),
+            ({"timeout": -1}, "timeout of task 'create' is not a duration"),
+            ({"num_results": 5_000_001}, "num_results of task 'create' is too many"),
+            (
+                {"region_name": "eu-west-1"},
+                "region_name of task 'create' contradicts the region 'us-east-1' in the ARN",
+            ),
         ],
         ids=lambda value: str(value)[:40],
     )

@@ -130,7 +130,7 @@ STORIES = {
     ),
     "a wrong ARN": (
         lambda: refusal(parse_job_arn, "weekly", source="job_arn of task 'wait'"),
-        "job_arn of task 'wait': 'weekly' is not an Amazon Personalize ARN. Expected arn:aws:personalize",
+        "job_arn of task 'wait' is not an Amazon Personalize ARN. Expected arn:aws:personalize",
     ),
     "an empty XCom": (
         lambda: refusal(parse_job_arn, "None", source="job_arn of task 'wait'"),
@@ -138,7 +138,7 @@ STORIES = {
     ),
     "a template where a dict is meant": (
         lambda: refusal(read_dict, "{'a': 'b'}", "tags of task 'create'", "such as {'team': 'growth'}"),
-        "tags of task 'create': expected a dict such as {'team': 'growth'}, got",
+        "tags of task 'create' is not a dict such as {'team': 'growth'}. A template always renders to text",
     ),
 }
 
@@ -172,6 +172,108 @@ def test_all_errors_that_are_raised_on_purpose_have_one_base():
     ours = [each for each in raised if each.__module__ == errors.__name__]
     assert len(ours) > 8
     assert all(issubclass(each, PersonalizeError) for each in ours)
+
+
+LONG = f"arn:aws:personalize:ap-northeast-1:123456789012:{{}}/{'n' * 63}"
+ROLE = f"arn:aws:iam::123456789012:role/service-role/{'r' * 76}"
+BUCKET = f"s3://{'b' * 50}/segments/"
+WRONG = {
+    "job_arn": [
+        (LONG.format("solution"), "is the ARN of a solution, not of a batch segment job"),
+        (
+            LONG.format("batch-inference-job"),
+            "is the ARN of a batch inference job, not of a batch segment job",
+        ),
+        (LONG.format("dataset-group"), "is the ARN of a dataset group, not of a batch segment job"),
+        (ROLE, "is an ARN of the service 'iam', not of Amazon Personalize"),
+        (LONG.format("batch-segment-job") + " ", "contains white space; remove it"),
+        ([LONG.format("batch-segment-job")], "is a list, not one ARN. Map the task over it with"),
+        ({"batchSegmentJobArn": ARN}, "is a dict, not the ARN in it. Let a function with @task take"),
+    ],
+    "max_error_rate": [("5 %", "is not a share. Expected a number from 0.0 to 1.0. Got '5 %'.")],
+    "deferrable": [("if possible", "is neither true nor false: 'if possible'")],
+    "region_name": [
+        ("eu-west-1", "contradicts the region 'us-east-1' in the ARN."),
+        (["us-east-1"], "is not text, but of type list: ['us-east-1']"),
+    ],
+    "botocore_config": [
+        (5, "is not a dict of arguments of botocore.config.Config, but of type"),
+        (
+            {"proxies": {"https": "me:pass@proxy"}},
+            "holds a password, which Airflow stores and shows as plain",
+        ),
+    ],
+    "solution_version_arn": [
+        (LONG.format("solution"), "is the ARN of a solution, not of one of its versions"),
+        (LONG.format("campaign"), "is the ARN of a campaign, not of a solution version"),
+        ([SOLUTION_VERSION_ARN], "is a list, not one ARN. Map the task over it with"),
+    ],
+    "role_arn": [(LONG.format("solution"), "is not the ARN of an IAM role. Expected")],
+    "filter_arn": [(LONG.format("solution"), "is the ARN of a solution, not of a filter")],
+    "input_path": [
+        (BUCKET.replace("s3:", "gs:") * 2, "is not an S3 path. Expected s3://"),
+        (BUCKET + "x" * 256, "has 321 characters; Personalize takes at most 256"),
+        (BUCKET + "\n", "begins or ends with white space; remove it"),
+    ],
+    "output_path": [(f"s3://{'b' * 50}/in/segments/", "is equal to or under the input path.")],
+    "input_kms_key_arn": [(LONG.format("alias"), "is an alias; Personalize takes only the ARN of the key")],
+    "output_kms_key_arn": [(ROLE, "is not the ARN of a KMS key. Expected arn:aws:kms:")],
+    "num_results": [("many", "is not a count. Expected a whole number of 1 or more. Got 'many'.")],
+    "job_name": [("n" * 120, "cannot be a job name, having 120 characters. Expected 1 to 63 letters")],
+    "tags": [("team=growth", "is not a dict such as {'team': 'growth'}. A template always renders")],
+    "if_exists": [("replace", "is not 'adopt' or 'fail' or 'new': 'replace'")],
+    "poll_interval": [(0, "is not a duration. Expected seconds, more than 0")],
+    "timeout": [("6 hours", "is not a duration. Expected seconds, more than 0")],
+    "created_after": [("last week", "is not a date. Expected a datetime or ISO 8601 text")],
+    "created_before": [("2026-13-01", "is not a date. Expected a datetime or ISO 8601 text")],
+    "statuses": [(["DONE"], "is not a status of a batch job. Expected any of ACTIVE")],
+    "max_items": [(0, "is not a count. Expected a whole number of 1 or more. Got 0.")],
+    "job_name_prefix": [(["weekly"], "is not text, but of type list: ['weekly']")],
+}
+"""Parameters, and what may stand in them: the verdict that a person has to see without scrolling."""
+
+
+class TestWrongValues:
+    """The verdict comes first and the value last: an ARN of 120 characters fills Airflow's log view alone."""
+
+    @pytest.mark.parametrize(
+        ("parameter", "value", "verdict"),
+        [(name, *each) for name, wrong in WRONG.items() for each in wrong],
+        ids=lambda value: str(value)[:50],
+    )
+    def test_are_judged_where_the_log_view_shows_it(self, parameter, value, verdict):
+        task = make_task(parameter, value)
+        ti = SimpleNamespace(
+            try_number=1, dag_id="d", task_id="t", run_id="r", map_index=-1, max_tries=0, start_date=None
+        )
+        with pytest.raises(InvalidParameterError) as caught:
+            inspect.unwrap(type(task).execute)(task, {"ti": ti})
+        message = str(caught.value)
+        assert message.startswith(f"{parameter} of task 'wait' {verdict}")
+        assert len(f"{parameter} of task 'wait' {verdict}") <= FIRST
+        shown = value[0] if parameter == "statuses" else value
+        if parameter != "botocore_config":  # which may hold a password
+            assert re.search(rf"(: |Got ){re.escape(show(shown))}\.?$", message)
+
+    def test_stand_for_every_parameter_that_can_be_wrong(self):
+        names = {name for each in ALL_TASKS for name in each.template_fields}
+        elsewhere = {"aws_conn_id", "verify", "output_file", "check_input", "wait_for_completion"}
+        of_inference = {"batch_inference_job_config", "batch_inference_job_mode", "theme_generation_config"}
+        assert names - WRONG.keys() == elsewhere | of_inference
+
+
+def make_task(parameter, value):
+    """Return a task that has the parameter, with that value."""
+    if parameter in PersonalizeBatchSegmentJobSensor.template_fields:
+        return PersonalizeBatchSegmentJobSensor(task_id="wait", **{"job_arn": ARN, parameter: value})
+    if parameter in PersonalizeCreateBatchSegmentJobOperator.template_fields:
+        return create(task_id="wait", **{"input_path": f"s3://{'b' * 50}/in/", parameter: value})
+    return PersonalizeListBatchSegmentJobsOperator(task_id="wait", **{parameter: value})
+
+
+ALL_TASKS = [
+    each for module in (sensors, operators) for each in vars(module).values() if hasattr(each, "kind")
+]
 
 
 class TestShowing:
@@ -552,9 +654,11 @@ class TestMistakes:
         with pytest.raises(InvalidParameterError) as caught:
             inspect.unwrap(type(create()).execute)(create(tags="{'team': 'growth'}"), {"ti": ti})
         assert str(caught.value) == (
-            "tags of task 'create': expected a dict such as {'team': 'growth'}, got \"{'team': 'growth'}\". "
-            "A template always renders to text: set render_template_as_native_obj=True on the DAG, or write "
-            "the dict here and templates into its values."
+            "tags of task 'create' is not a dict such as {'team': 'growth'}. A template always renders to "
+            "text: "
+            "set render_template_as_native_obj=True on the DAG, or write the dict here and templates into "
+            "its "
+            "values. Got \"{'team': 'growth'}\"."
         )
 
     def test_a_list_operators_failure_is_told_in_one_line(self, personalize, read_log):

@@ -180,23 +180,24 @@ class TestBadInput:
         [
             (
                 {"created_after": "yesterday"},
-                "created_after of task 'list': 'yesterday' is not a date. Expected",
+                "created_after of task 'list' is not a date. Expected",
             ),
-            ({"created_before": "31.01.2026"}, "created_before of task 'list': '31.01.2026' is not a date"),
+            ({"created_before": "31.01.2026"}, "created_before of task 'list' is not a date"),
             (
                 {"created_after": "2026-01-02", "created_before": "2026-01-01"},
-                "00:00:00+00:00 is not before created_before, 2026-01-01T00:00:00+00:00, so no job",
+                "is not before created_before, 2026-01-01T00:00:00+00:00, so no job could match: "
+                "'2026-01-02T",
             ),
             (
                 {"statuses": ["ACTVE"]},
-                "statuses of task 'list': 'ACTVE' is not a status of a batch job. Expected any",
+                "statuses of task 'list' is not a status of a batch job. Expected any",
             ),
-            ({"max_items": 0}, "max_items of task 'list': 0 is not a count"),
-            ({"max_items": "few"}, "max_items of task 'list': 'few' is not a count"),
-            ({"job_name_prefix": 3}, "job_name_prefix of task 'list': expected text, got int 3"),
+            ({"max_items": 0}, "max_items of task 'list' is not a count"),
+            ({"max_items": "few"}, "more. Got 'few'."),
+            ({"job_name_prefix": 3}, "job_name_prefix of task 'list' is not text, but of type int: 3"),
             (
                 {"solution_version_arn": "shop"},
-                "solution_version_arn of task 'list': 'shop' is not an Amazon",
+                "solution_version_arn of task 'list' is not an Amazon",
             ),
             (
                 {"solution_version_arn": "arn:aws:personalize:us-east-1:123456789012:solution/shop"},
@@ -207,7 +208,7 @@ class TestBadInput:
                     "solution_version_arn": "arn:aws:personalize:us-east-1:123456789012:solution/shop/1",
                     "region_name": "eu-west-1",
                 },
-                "region_name of task 'list': 'eu-west-1' contradicts the region 'us-east-1' in the ARN",
+                "region_name of task 'list' contradicts the region 'us-east-1' in the ARN",
             ),
         ],
     )

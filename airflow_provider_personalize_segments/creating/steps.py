@@ -72,15 +72,15 @@ class CreatingSteps(CreatedSteps):
         with fail_on_invalid_parameters():
             if getattr(task, "multiple_outputs", False):
                 raise ValueError(
-                    f"{task.source_of('multiple_outputs')}: the task returns one ARN, which Airflow cannot "
-                    "split, and would fail after the job was created. Leave it out."
+                    f"{task.source_of('multiple_outputs')} is set, but the task returns one ARN, which "
+                    "Airflow cannot split: it would fail after the job was created. Leave it out."
                 )
             wanted, record = self._find_wanted(context)
             deadline = self.deadline(context)
             _ = parameters.may_wait, parameters.may_defer, parameters.may_check_input
             if self.error_limit is not None and not parameters.may_wait:
                 raise ValueError(
-                    f"{task.source_of('max_error_rate')}: it needs wait_for_completion=True, as there is no "
+                    f"{task.source_of('max_error_rate')} needs wait_for_completion=True, as there is no "
                     "output before the job is ACTIVE. Leave it out, or give it to the sensor that waits."
                 )
             if task.outlets:
