@@ -3,7 +3,8 @@ Run a task when a batch segment job is done, and not before.
 
 Another DAG, or a person, has created the job:
 
-- `list_jobs` finds the newest job of a solution version. When there is none, `wait_for_job` fails.
+- `list_jobs` finds the newest job of a solution version. When there is none, Airflow skips all tasks.
+- `take_newest` hands the ARN of this job on.
 - `wait_for_job` waits until this job is ACTIVE. When the job ends in CREATE FAILED, the task fails with
   Personalize's reason, and Airflow does not retry it.
 - `show_segments` prints the first users of each segment in its log, as they are in S3. Airflow does not
@@ -41,19 +42,28 @@ with DAG(
         )
     },
 ) as dag:
+
+    @task
+    def take_newest(jobs: list[dict[str, Any]]) -> str:
+        """Return the ARN of the newest job, which is the only one."""
+        arn: str = jobs[0]["batchSegmentJobArn"]
+        return arn
+
     list_jobs = PersonalizeListBatchSegmentJobsOperator(
         task_id="list_jobs",
         solution_version_arn="{{ params.solution_version_arn }}",
         max_items=1,
+        if_empty="skip",
     )
 
     wait_for_job = PersonalizeBatchSegmentJobSensor(
         task_id="wait_for_job",
-        job_arn="{{ ti.xcom_pull(task_ids='list_jobs')[0]['batchSegmentJobArn'] }}",
+        job_arn=take_newest(list_jobs.output),
         poke_interval=60,
         timeout=timedelta(hours=6),
     )
 
+    # Airflow starts it when the job is ACTIVE, and not before.
     @task
     def show_segments(job: dict[str, Any]) -> int:
         """Print the first users of each segment, and return how many segments there are."""
@@ -74,5 +84,4 @@ with DAG(
         print("\n".join(table), flush=True)
         return len(records)
 
-    list_jobs >> wait_for_job
     show_segments(wait_for_job.output)

@@ -130,7 +130,8 @@ class TestWaitForSegmentJob:
 
     def test_prints_the_segments_when_the_job_is_active(self, start_job, run_dag, capsys):
         run = run_dag(self.PATH, start_job(BatchJobKind.SEGMENT), poke_interval=0.1)
-        assert run.states == {"list_jobs": "success", "wait_for_job": "success", "show_segments": "success"}
+        assert set(run.states.values()) == {"success"}
+        assert run.states.keys() == {"list_jobs", "take_newest", "wait_for_job", "show_segments"}
         items = [record["itemId"] for record in EXAMPLE_INPUT[BatchJobKind.SEGMENT]]
         assert run.xcom("show_segments") == len(items)
         table = capsys.readouterr().out.partition("item       users  the first of them\n")[2].splitlines()
@@ -141,11 +142,20 @@ class TestWaitForSegmentJob:
         conf = start_job(BatchJobKind.SEGMENT, failure_reason="Invalid S3 output path")
         run = run_dag(self.PATH, conf, poke_interval=0.1)
         assert run.states == {
-            "list_jobs": "success", "wait_for_job": "failed", "show_segments": "upstream_failed"
-        }  # fmt: skip
+            "list_jobs": "success",
+            "take_newest": "success",
+            "wait_for_job": "failed",
+            "show_segments": "upstream_failed",
+        }
         assert isinstance(run.errors["wait_for_job"], PersonalizeJobFailedError)
         assert "Invalid S3 output path" in str(run.errors["wait_for_job"])
         assert "the first of them" not in capsys.readouterr().out
+
+    def test_is_skipped_when_there_is_no_job(self, start_job, run_dag):
+        conf = {"solution_version_arn": start_job.local.add_solution_version("unused")}
+        run = run_dag(self.PATH, conf, poke_interval=0.1)
+        assert set(run.states.values()) == {"skipped"}
+        assert run.state == "success"
 
 
 # To render `map_index_template`, Airflow 2.11 hands on all of its context, of which it warns by itself.

@@ -228,6 +228,7 @@ WRONG = {
     "created_before": [("2026-13-01", "is not a date. Expected a datetime or ISO 8601 text")],
     "statuses": [(["DONE"], "is not a status of a batch job. Expected any of ACTIVE")],
     "max_items": [(0, "is not a count. Expected a whole number of 1 or more. Got 0.")],
+    "if_empty": [("ignore", "is not 'succeed' or 'skip' or 'fail': 'ignore'")],
     "job_name_prefix": [(["weekly"], "is not text, but of type list: ['weekly']")],
 }
 """Parameters, and what may stand in them: the verdict that a person has to see without scrolling."""

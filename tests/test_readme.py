@@ -52,7 +52,7 @@ S3_ACTIONS = {
 
 def test_every_block_is_in_a_language_that_is_tested():
     assert {block.language for block in all_blocks(README)} == {"python", "sh"}
-    run_here = {"README.md", "docs/creating.md", "docs/testing.md"}
+    run_here = {"README.md", "docs/creating.md", "docs/testing.md", "docs/waiting.md"}
     compared = {"docs/operating.md", "docs/openlineage.md"}
     for document in DOCUMENTS:
         found = {block.language for block in all_blocks(document.read_text()) if block.language[:1] != "{"}
@@ -161,6 +161,30 @@ def test_the_guide_to_creating_creates_a_job(run_dag, local_personalize, monkeyp
     run = run_dag(dag.replace(version, local_personalize.add_solution_version("shop")), poke_interval=0.1)
     assert run.states == {"create_segments": "success"}
     assert "/weekly_segments-create_segments-20" in run.xcom("create_segments")
+
+
+def test_the_guide_to_waiting_hands_the_job_on(run_dag, local_personalize, monkeypatch):
+    (dag,) = blocks("python", (DOCS / "waiting.md").read_text())
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local_personalize.airflow_connection())
+    version = local_personalize.add_solution_version("shop")
+    record = {"input": {"itemId": "b1042"}, "output": {"usersList": ["user-7"]}, "error": None}
+    paths = {"input_path": "s3://shop/in/items.json", "output_path": "s3://shop/out/"}
+    local_personalize.add_job("segment", "weekly", solution_version_arn=version, output=[record], **paths)
+    run = run_dag(dag)
+    assert set(run.states.values()) == {"success"}
+    assert run.xcom("convert")["rows"] == 1
+
+
+@pytest.mark.parametrize("advice", ["", ".map(lambda job: job['batchSegmentJobArn'])"])
+def test_the_whole_job_is_answered_with_what_the_guide_does(run_dag, local_personalize, monkeypatch, advice):
+    (dag,) = blocks("python", (DOCS / "waiting.md").read_text())
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local_personalize.airflow_connection())
+    version = local_personalize.add_solution_version("shop")
+    local_personalize.add_job("segment", "weekly", solution_version_arn=version)
+    run = run_dag(dag.replace("take_arn(wait_for_job.output)", f"wait_for_job.output{advice}"))
+    assert run.states["convert"] == "failed"
+    if not advice:
+        assert "Let a function with @task take it and return the ARN" in str(run.errors["convert"])
 
 
 def test_the_guide_to_creating_has_every_parameter():
@@ -286,6 +310,11 @@ def messages():
         with pytest.raises(ValueError) as mistake:  # noqa: PT011 - the words are compared by the test
             wrong()
         yield str(mistake.value)
+    yield str(errors.PersonalizeNoJobsError("batch segment job", 0))
+    for wrong in ([arn], {"batchSegmentJobArn": arn}):
+        with pytest.raises(ValueError, match="not (one ARN|the ARN in it)") as whole:
+            arns.parse_job_arn(wrong, source="job_arn of task 'convert'")
+        yield str(whole.value)
     with pytest.raises(TypeError) as otherwise:
         sensors.PersonalizeBatchSegmentJobSensor(task_id="t", job_arn=arn, poll_interval=1)
     yield str(otherwise.value)

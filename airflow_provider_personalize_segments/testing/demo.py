@@ -169,7 +169,13 @@ class Demo:
         self._start("doomed-segments", version, 100)
         run = self._run_dag("wait_for_segment_job", {"solution_version_arn": version})
         self._expect(
-            run, {"list_jobs": "success", "wait_for_job": "failed", "show_segments": "upstream_failed"}
+            run,
+            {
+                "list_jobs": "success",
+                "take_newest": "success",
+                "wait_for_job": "failed",
+                "show_segments": "upstream_failed",
+            },
         )
         if reason not in str(failure := run.errors.get("wait_for_job")):
             raise DemoFailed(f"wait_for_job failed without the job's reason, but with {failure!r}.")
