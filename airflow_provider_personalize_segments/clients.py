@@ -11,6 +11,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
@@ -23,7 +24,13 @@ from airflow_provider_personalize_segments.aws_errors import (
     are_credentials_refused,
     explain,
 )
-from airflow_provider_personalize_segments.errors import ConnectionNotFoundError, PersonalizeRequestError
+from airflow_provider_personalize_segments.errors import (
+    ConnectionNotFoundError,
+    InvalidParameterError,
+    PersonalizeRequestError,
+    fail_on_invalid_parameters,
+)
+from airflow_provider_personalize_segments.parameters import read_connection_id
 
 if TYPE_CHECKING:
     from mypy_boto3_personalize import PersonalizeClient
@@ -75,11 +82,26 @@ class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
 
         :param conn_id: the connection's ID
         :raises ConnectionNotFoundError: when there is no such connection
+        :raises InvalidParameterError: when it is of another type than ``aws``
         """
         try:
-            return super().get_connection(conn_id)
+            connection = super().get_connection(conn_id)
         except AirflowNotFoundException as error:
             raise ConnectionNotFoundError(conn_id) from error
+        # A secrets backend may leave the type out, which the amazon provider takes for its own.
+        if connection.conn_type and connection.conn_type != "aws":
+            raise InvalidParameterError(
+                f"The Airflow connection {conn_id!r} is of the type {connection.conn_type!r}, not 'aws'. "
+                "Correct aws_conn_id, or the connection's type. AWS was not called."
+            )
+        return connection
+
+    @cached_property
+    def conn_config(self) -> AwsConnectionWrapper:
+        """The Airflow connection and what it is set to, read on first use."""
+        with fail_on_invalid_parameters():
+            read_connection_id(self.aws_conn_id, "aws_conn_id")
+        return super().conn_config
 
     def without_retries(self) -> Self:
         """

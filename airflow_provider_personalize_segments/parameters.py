@@ -116,6 +116,22 @@ def read_text(value: object, source: str) -> str | None:
     return value
 
 
+def read_connection_id(value: object, source: str) -> str | None:
+    """
+    Return the ID of an Airflow connection; ``None`` stays ``None``.
+
+    :param value: the ID; empty text is refused, as it would mean other credentials than were asked for
+    :param source: where the value came from, for the error message
+    """
+    if value == "":
+        raise ValueError(
+            f"{source} is empty. Expected a connection's ID, or None to use the credentials that boto3 "
+            f"finds by "
+            "itself."
+        )
+    return read_text(value, source)
+
+
 def read_verify(value: object, source: str) -> bool | str | None:
     """
     Return whether to verify TLS certificates, or the path of a CA bundle.

@@ -145,7 +145,7 @@ def test_nothing_needs_the_local_personalize_and_waiting_not_creating(module):
         assert not [name for name in names if name.startswith("creating")]
     if module.startswith("testing"):
         own = {name for name in names if name in MODULES and not name.startswith("testing")}
-        # Running a DAG shortens what tasks wait, and takes a pause away that only a scheduler and a worker need.
+        # Running a DAG shortens waits, and takes a pause away that only a scheduler and a worker need.
         waits = {"creating.rendered", "creating.task", "waiting.trigger"}
         assert own <= {"arns", "jobs"} | (waits if module == "testing.short_waits" else set())
 

@@ -192,6 +192,15 @@ WRONG = {
     ],
     "max_error_rate": [("5 %", "is not a share. Expected a number from 0.0 to 1.0. Got '5 %'.")],
     "deferrable": [("if possible", "is neither true nor false: 'if possible'")],
+    "aws_conn_id": [
+        ("", "is empty. Expected a connection's ID, or None"),
+        (7, "is not text, but of type int: 7"),
+    ],
+    "poke_interval": [
+        (0.0, "is not a duration. Expected seconds, more than 0"),
+        (-5, "is not a duration. Expected seconds, more than 0"),
+        (timedelta(seconds=-5), "is not a duration. Expected seconds, more than 0"),
+    ],
     "region_name": [
         ("eu-west-1", "contradicts the region 'us-east-1' in the ARN."),
         (["us-east-1"], "is not text, but of type list: ['us-east-1']"),
@@ -253,19 +262,21 @@ class TestWrongValues:
         assert message.startswith(f"{parameter} of task 'wait' {verdict}")
         assert len(f"{parameter} of task 'wait' {verdict}") <= FIRST
         shown = value[0] if parameter == "statuses" else value
-        if parameter != "botocore_config":  # which may hold a password
+        if parameter == "poke_interval" and isinstance(value, timedelta):
+            shown = value.total_seconds()  # as Airflow stores it
+        if parameter != "botocore_config" and value != "":  # the first may hold a password
             assert re.search(rf"(: |Got ){re.escape(show(shown))}\.?$", message)
 
     def test_stand_for_every_parameter_that_can_be_wrong(self):
         names = {name for each in ALL_TASKS for name in each.template_fields}
-        elsewhere = {"aws_conn_id", "verify", "output_file", "check_input", "wait_for_completion"}
+        elsewhere = {"verify", "output_file", "check_input", "wait_for_completion"}
         of_inference = {"batch_inference_job_config", "batch_inference_job_mode", "theme_generation_config"}
         assert names - WRONG.keys() == elsewhere | of_inference
 
 
 def make_task(parameter, value):
     """Return a task that has the parameter, with that value."""
-    if parameter in PersonalizeBatchSegmentJobSensor.template_fields:
+    if parameter in (*PersonalizeBatchSegmentJobSensor.template_fields, "poke_interval"):
         return PersonalizeBatchSegmentJobSensor(task_id="wait", **{"job_arn": ARN, parameter: value})
     if parameter in PersonalizeCreateBatchSegmentJobOperator.template_fields:
         return create(task_id="wait", **{"input_path": f"s3://{'b' * 50}/in/", parameter: value})
@@ -341,6 +352,23 @@ class TestOtherNames:
         with pytest.raises(TypeError) as caught:
             PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=ARN, **{name: 1})
         assert f"PersonalizeBatchSegmentJobSensor has no parameter {name!r}: {words}." in str(caught.value)
+
+    def test_where_the_parameter_that_it_stands_for_is_missing(self):
+        with pytest.raises(TypeError, match="has no parameter 'job_name': write job_arn, the job's ARN"):
+            PersonalizeBatchSegmentJobSensor(task_id="wait", job_name="weekly")
+        with pytest.raises(TypeError, match="has no parameter 'input_uri': write input_path"):
+            PersonalizeCreateBatchInferenceJobOperator(
+                task_id="create", input_uri="s3://shop/in/", output_path="s3://shop/out/"
+            )
+
+    def test_a_subclass_may_have_such_a_parameter(self):
+        class ByName(PersonalizeBatchSegmentJobSensor):
+            def __init__(self, *, job_name, **kwargs):
+                super().__init__(job_arn=job_arn(job_name), **kwargs)
+
+        assert ByName(task_id="wait", job_name="bad-input").job_arn == ARN
+        with pytest.raises(TypeError, match="ByName has no parameter 'job_id': write job_arn"):
+            ByName(task_id="wait", job_id="bad-input")
 
 
 class TestSignatures:

@@ -18,6 +18,7 @@ from documents import DOCS, DOCUMENTS, PROJECT, README, all_blocks, blocks, name
 
 from airflow_provider_personalize_segments import (
     arns,
+    clients,
     errors,
     hooks,
     jobs,
@@ -311,6 +312,10 @@ def messages():
             wrong()
         yield str(mistake.value)
     yield str(errors.PersonalizeNoJobsError("batch segment job", 0))
+    yield re.sub(r'"\s*f?"|[{}]', "", inspect.getsource(clients))
+    with pytest.raises(ValueError, match="is empty") as no_name:
+        parameters.read_connection_id("", "aws_conn_id of task 't'")
+    yield str(no_name.value)
     for wrong in ([arn], {"batchSegmentJobArn": arn}):
         with pytest.raises(ValueError, match="not (one ARN|the ARN in it)") as whole:
             arns.parse_job_arn(wrong, source="job_arn of task 'convert'")

@@ -386,6 +386,13 @@ class TestInAirflow:
         )
         assert local_personalize.calls.count() == 0
 
+    def test_gives_up_on_a_connection_of_another_type(self, gate, local_personalize, monkeypatch):
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP", "postgres://me:secret@db/shop")
+        run = gate("ACTIVE", aws_conn_id="shop", retries=2)
+        assert run.states == {"wait": "failed", "downstream": "upstream_failed"}
+        assert "The Airflow connection 'shop' is of the type 'postgres', not 'aws'" in str(run.errors["wait"])
+        assert local_personalize.calls.count() == 0
+
     @pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
     def test_skips_a_failed_job_when_asked_to(self, gate, option):
         assert gate("CREATE FAILED", **{option: True}).states == {"wait": "skipped", "downstream": "skipped"}

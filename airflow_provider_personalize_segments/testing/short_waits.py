@@ -114,7 +114,8 @@ def _capped_paces(interval: float | None, timeout: float | None) -> Iterator[Non
     """Cap the waits of create operators, once they are rendered and found to be right."""
     from airflow_provider_personalize_segments.creating import rendered
 
-    make_pace: Any = rendered.Pace
+    module: Any = rendered
+    make_pace = module.Pace
 
     def make_capped(given_interval: float, given_timeout: float) -> Any:
         return make_pace(
@@ -122,7 +123,7 @@ def _capped_paces(interval: float | None, timeout: float | None) -> Iterator[Non
             given_timeout if timeout is None else min(given_timeout, timeout),
         )
 
-    with _replaced(rendered, "Pace", make_capped):
+    with _replaced(module, "Pace", make_capped):
         yield
 
 
