@@ -631,7 +631,7 @@ class TestDeferring:
         assert caught.value.kwargs == {"job_name": told["job_name"], "request": told["request"]}
         return ti, json.loads(store.kept["personalize_batch_job"]), told
 
-    def test_for_a_slot(self, local):
+    def test_for_a_slot(self, local, read_log):
         others = [
             local.add_job(
                 BatchJobKind.SEGMENT, f"other-{i}", solution_version_arn=local.version, status="PENDING"
@@ -641,6 +641,8 @@ class TestDeferring:
         options = {"timeout": 60, "execution_timeout": timedelta(seconds=30), "tags": {"team": "growth"}}
         ti, kept, told = self.defer(local, **options)
         start = ti.start_date
+        until = f"{start + timedelta(seconds=60):%Y-%m-%d %H:%M:%S} UTC"
+        assert f"The triggerer goes on, until {until}. If no line of its own follows" in read_log()[-1]
         request = operator(local, tags={"team": "growth"}).worker_steps.parameters.build_request({})
         assert "LimitExceededException" in told.pop("reason")
         assert told == {

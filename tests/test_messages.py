@@ -544,6 +544,30 @@ class TestLogOfAWait:
         assert log.count(f"Still waiting after 15 min: the job is CREATE IN_PROGRESS. ({ARN})") == 1
         assert log.count("Still waiting") == 1
 
+    @pytest.mark.parametrize("mode", ["poke", "reschedule"])
+    def test_the_worker_ends_by_saying_who_goes_on(self, serve_later, read_log, mode):
+        serve_later("CREATE IN_PROGRESS")
+        start = datetime(2036, 12, 1, 8, tzinfo=UTC)
+        ti = SimpleNamespace(start_date=start, xcom_push=lambda **_: None, max_tries=0)
+        sensor = PersonalizeBatchSegmentJobSensor(
+            task_id="wait", job_arn=ARN, deferrable=True, mode=mode, timeout=3600
+        )
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - Airflow's TaskDeferred is no Exception
+            sensor.execute({"ti": ti})
+        assert type(caught.value).__name__ == "TaskDeferred"
+        assert (
+            "The triggerer goes on, until 2036-12-01 09:00:00 UTC. If no line of its own follows here "
+            "within a "
+            "minute or two, see whether a triggerer runs (airflow jobs check --job-type TriggererJob) and "
+            "has "
+            f"room ([triggerer] capacity). ({ARN})"
+        ) in read_log()[-1]
+
+    def test_a_job_that_is_done_is_left_to_nobody(self, serve, read_log):
+        serve(describe("bad-input"))
+        assert PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=ARN, deferrable=True).execute({})
+        assert not self.lines(read_log, "The triggerer goes on")
+
     def test_the_trigger_says_why_a_job_failed(self, serve_later, read_log):
         serve_later("CREATE FAILED", failureReason=REASON)
         trigger = PersonalizeBatchJobTrigger(ARN, poke_interval=0.1)

@@ -36,6 +36,7 @@ from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.output import publishing, task
 from airflow_provider_personalize_segments.testing.airflow_database import put_database
 from airflow_provider_personalize_segments.waiting import events, verdicts
+from airflow_provider_personalize_segments.waiting import steps as waiting_steps
 from airflow_provider_personalize_segments.watching import assets, lister
 from airflow_provider_personalize_segments.watching import trigger as watcher
 
@@ -291,7 +292,7 @@ def messages():
         _ = lost.worker_steps.error_limit
     yield str(empty.value)
     # Logged, not raised; test_sensors.py and test_operators.py produce them.
-    for module in (verdicts, listed_jobs, steps, lister, watcher):
+    for module in (verdicts, listed_jobs, steps, waiting_steps, lister, watcher):
         yield re.sub(r'"\s*"|%[sdr]', "", inspect.getsource(module))
     yield str(errors.PersonalizeJobTimeoutError(arn, None, 60))
     yield str(events.load_error({"type": "KeyError", "text": "x"}))

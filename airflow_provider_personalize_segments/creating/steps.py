@@ -202,21 +202,18 @@ class CreatingSteps(CreatedSteps):
         # Not at the top: only a task that defers needs asyncio, and what comes with it.
         from airflow_provider_personalize_segments.creating.trigger import PersonalizeCreateBatchJobTrigger
 
-        self.task.defer(
-            trigger=PersonalizeCreateBatchJobTrigger(
-                kind=plan.kind.name,
-                request=plan.request,
-                job_name=plan.job_name,
-                waiting_since=self.start(context).isoformat(),
-                reason=reason,
-                poke_interval=self.pace.interval,
-                **self.trigger_arguments(deadline),
-            ),
-            method_name="execute_created",
-            # Templates may render to something else when the task resumes.
-            kwargs={"job_name": plan.job_name, "request": plan.request},
-            timeout=self.deferral_timeout(deadline),
+        trigger = PersonalizeCreateBatchJobTrigger(
+            kind=plan.kind.name,
+            request=plan.request,
+            job_name=plan.job_name,
+            waiting_since=self.start(context).isoformat(),
+            reason=reason,
+            poke_interval=self.pace.interval,
+            **self.trigger_arguments(deadline),
         )
+        # Templates may render to something else when the task resumes.
+        kwargs = {"job_name": plan.job_name, "request": plan.request}
+        self.leave(trigger, "execute_created", deadline, kwargs)
 
     def execute_created(
         self,
