@@ -314,6 +314,9 @@ def messages():
         yield str(mistake.value)
     yield str(errors.PersonalizeNoJobsError("batch segment job", 0))
     yield re.sub(r'"\s*f?"|[{}]', "", inspect.getsource(clients))
+    # test_regions.py produces it.
+    unknown = "botocore knows no Amazon Personalize in 'us-esat-1', and its name does not resolve"
+    yield str(errors.PersonalizeRequestError(*call, "UnknownRegion", unknown))
     with pytest.raises(ValueError, match="is empty") as no_name:
         parameters.read_connection_id("", "aws_conn_id of task 't'")
     yield str(no_name.value)
