@@ -1095,7 +1095,7 @@ class TestInference:
         }
         assert made == {"member": [{"tagKey": "team", "tagValue": "growth"}]}
         # Rendered, it would be the number 1337, which a tag may have.
-        assert "'team' or its value has characters that tags cannot have" in str(run.errors["mapped[0]"])
+        assert "has a key or a value with characters that tags cannot have" in str(run.errors["mapped[0]"])
         assert "job_name of task 'unnamed' is None" in str(run.errors["unnamed"])
 
     def test_has_its_own_members(self, local):
