@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind
+from airflow_provider_personalize_segments.parameters import wrong_value
 from airflow_provider_personalize_segments.plain_json import show
 
 MAX_ARN_LENGTH = 256
@@ -43,21 +44,19 @@ def parse_job_arn(value: object, kind: BatchJobKind | None = None, *, source: st
     .. seealso:: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonpersonalize.html
     """
     kinds = (kind,) if kind else BATCH_JOB_KINDS
-    expected = " or ".join(f"{each.example_arn()} (a {each.title})" for each in kinds)
-    region, resource = _split_personalize_arn(value, source=source, expected=expected)
-    found = next((each for each in BATCH_JOB_KINDS if resource.startswith(f"{each.arn_resource}/")), None)
+    wanted = " or ".join(f"a {each.title}" for each in kinds)
+    expected = " or ".join(each.example_arn() for each in kinds)
+    region, resource = _split_personalize_arn(value, source=source, wanted=wanted, expected=expected)
+    found = next((each for each in kinds if resource.startswith(f"{each.arn_resource}/")), None)
     if found is None:
-        what = resource.partition("/")[0]
-        raise ValueError(
-            f"{source}: {value!r} is the ARN of a {what!r}, not of a batch job. Expected {expected}."
-        )
-    if found not in kinds:
-        raise ValueError(f"{source}: {value!r} is the ARN of a {found.title}. Expected {expected}.")
+        raise _wrong_resource(source, resource, wanted, value)
     job_name = resource.partition("/")[2]
     if not re.fullmatch(JOB_NAME_PATTERN, job_name):
-        raise ValueError(
-            f"{source}: {value!r} ends in {job_name!r}, which cannot be a job name "
-            f"(1 to 63 letters, digits, '-' and '_', the first a letter or digit). Expected {expected}."
+        raise wrong_value(
+            source,
+            "does not end in a job's name",
+            value,
+            "Expected 1 to 63 letters, digits, '-' and '_', the first a letter or digit.",
         )
     partition, account_id = str(value).split(":")[1], str(value).split(":")[4]
     return JobArn(found, partition, region, account_id, job_name)
@@ -94,14 +93,17 @@ def parse_solution_version_arn(value: object, *, source: str = "solution_version
     :raises ValueError: when it is not the ARN of a solution version; says what it is instead
     """
     expected = "arn:aws:personalize:<region>:<account>:solution/<solution name>/<version id>"
-    region, resource = _split_personalize_arn(value, source=source, expected=expected)
-    parts = resource.split("/")
-    if parts[0] == "solution" and len(parts) == 2 and parts[1]:
-        raise ValueError(
-            f"{source}: {value!r} is the ARN of a solution, not of one of its versions. Expected {expected}."
+    wanted = "a solution version"
+    region, resource = _split_personalize_arn(value, source=source, wanted=wanted, expected=expected)
+    if re.fullmatch(r"solution/[^/]+", resource):
+        raise wrong_value(
+            source,
+            "is the ARN of a solution, not of one of its versions",
+            value,
+            f"Expected {expected}.",
         )
-    if parts[0] != "solution" or len(parts) != 3 or not all(parts):
-        raise ValueError(f"{source}: {value!r} is not the ARN of a solution version. Expected {expected}.")
+    if not re.fullmatch(r"solution/[^/]+/[^/]+", resource):
+        raise _wrong_resource(source, resource, wanted, value)
     return region
 
 
@@ -114,9 +116,10 @@ def parse_filter_arn(value: object, *, source: str = "filter_arn") -> str:
     :raises ValueError: when it is not the ARN of a filter; says what it is instead
     """
     expected = "arn:aws:personalize:<region>:<account>:filter/<name>"
-    region, resource = _split_personalize_arn(value, source=source, expected=expected)
+    wanted = "a filter"
+    region, resource = _split_personalize_arn(value, source=source, wanted=wanted, expected=expected)
     if not re.fullmatch(r"filter/[^/]+", resource):
-        raise ValueError(f"{source}: {value!r} is not the ARN of a filter. Expected {expected}.")
+        raise _wrong_resource(source, resource, wanted, value)
     return region
 
 
@@ -132,7 +135,7 @@ def find_job_arn(kind: BatchJobKind, solution_version_arn: str, job_name: str) -
     return str(JobArn(kind, partition, region, account_id, job_name))
 
 
-def _split_personalize_arn(value: object, *, source: str, expected: str) -> tuple[str, str]:
+def _split_personalize_arn(value: object, *, source: str, wanted: str, expected: str) -> tuple[str, str]:
     """Return the region and the resource of a Personalize ARN."""
     if value is None or value == "":
         raise ValueError(f"{source} is empty. Expected {expected}.")
@@ -142,24 +145,55 @@ def _split_personalize_arn(value: object, *, source: str, expected: str) -> tupl
             f"Expected {expected}."
         )
     if not isinstance(value, str):
-        hint = ""
-        if isinstance(value, Mapping):
-            hint = " Pass on one member of it, as in .map(lambda job: job['batchSegmentJobArn'])."
-        raise ValueError(f"{source}: got {type(value).__name__} {show(value)}. Expected {expected}.{hint}")
+        raise _wrong_type(source, value, expected)
     if re.search(r"\s", value):
-        raise ValueError(f"{source}: {value!r} contains white space; remove it. Expected {expected}.")
+        raise wrong_value(source, "contains white space; remove it", value)
     if len(value) > MAX_ARN_LENGTH:
-        raise ValueError(f"{source}: {value!r} has {len(value)} characters, an ARN at most {MAX_ARN_LENGTH}.")
+        raise wrong_value(source, f"has {len(value)} characters, an ARN at most {MAX_ARN_LENGTH}", value)
     match = re.fullmatch(_PERSONALIZE_ARN, value, re.ASCII)
     if match:
         return match["region"], match["resource"]
     parts = value.split(":", 5)
     if len(parts) == 6 and parts[0] == "arn" and parts[2] != "personalize":
-        raise ValueError(
-            f"{source}: {value!r} is an ARN of the service {parts[2]!r}, not of Amazon Personalize. "
-            f"Expected {expected}."
+        raise wrong_value(
+            source, f"is an ARN of the service {show(parts[2])}, not of Amazon Personalize", value
         )
-    raise ValueError(f"{source}: {value!r} is not an Amazon Personalize ARN. Expected {expected}.")
+    if len(parts) == 6 and parts[5].startswith("recipe/"):  # which has neither region nor account
+        raise _wrong_resource(source, parts[5], wanted, value)
+    raise wrong_value(source, "is not an Amazon Personalize ARN", value, f"Expected {expected}.")
+
+
+def _wrong_type(source: str, value: object, expected: str) -> ValueError:
+    """Return the error about what is no text, such as the whole XCom of a task before this one."""
+    if isinstance(value, Mapping):
+        return wrong_value(
+            source,
+            "is a dict, not the ARN in it",
+            value,
+            "Let a function with @task take it and return the ARN, such as job['batchSegmentJobArn'].",
+        )
+    if isinstance(value, Iterable):
+        return wrong_value(
+            source,
+            "is a list, not one ARN",
+            value,
+            "Map the task over it with .partial(...).expand(...), or let a function with @task return one of "
+            "it.",
+        )
+    return wrong_value(
+        source, f"is not text, but of type {type(value).__name__}", value, f"Expected {expected}."
+    )
+
+
+def _wrong_resource(source: str, resource: str, wanted: str, value: object) -> ValueError:
+    """Return the error about the ARN of something else in Personalize, such as a solution."""
+    what = resource.partition("/")[0].replace("-", " ")
+    if re.fullmatch(r"solution/[^/]+/[^/]+", resource):
+        what = "solution version"
+    what = f"{'an' if what[:1] in 'aeiou' else 'a'} {what}"
+    is_named = re.fullmatch(r"[a-z ]{3,30}", what) and what not in wanted
+    verdict = f"is the ARN of {what}, not of {wanted}" if is_named else f"is not the ARN of {wanted}"
+    return wrong_value(source, verdict, value)
 
 
 def resolve_region(
@@ -174,8 +208,10 @@ def resolve_region(
     :raises ValueError: when both are given and differ
     """
     if region_name and arn_region and region_name != arn_region:
-        raise ValueError(
-            f"{source}: {region_name!r} contradicts the region {arn_region!r} in the ARN. "
-            "Leave region_name out, or correct one of the two."
+        raise wrong_value(
+            source,
+            f"contradicts the region {arn_region!r} in the ARN",
+            region_name,
+            "Leave region_name out, or correct one of the two.",
         )
     return arn_region or region_name or None

@@ -11,11 +11,13 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
 from botocore.config import Config
+from botocore.exceptions import EndpointConnectionError
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowException, AirflowNotFoundException
 from airflow_provider_personalize_segments.aws_errors import (
@@ -24,8 +26,15 @@ from airflow_provider_personalize_segments.aws_errors import (
     explain,
     explain_lack,
 )
-from airflow_provider_personalize_segments.errors import ConnectionNotFoundError, PersonalizeRequestError
+from airflow_provider_personalize_segments.errors import (
+    ConnectionNotFoundError,
+    InvalidParameterError,
+    PersonalizeRequestError,
+    fail_on_invalid_parameters,
+)
 from airflow_provider_personalize_segments.lacks import is_about_file
+from airflow_provider_personalize_segments.parameters import read_connection_id
+from airflow_provider_personalize_segments.regions import is_unknown, resolves
 from airflow_provider_personalize_segments.sessions import SharingSessionFactory
 
 if TYPE_CHECKING:
@@ -34,6 +43,13 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.airflow_compat import Connection
 
 Answer = TypeVar("Answer")
+
+UNKNOWN_REGION = (
+    "botocore knows no Amazon Personalize in the region %r. If that is a typing error, correct it in the "
+    "ARN, in "
+    "region_name or in the connection. If the region is new, ignore this, or update botocore."
+)
+"""What is logged when a client is made, unless the connection has an endpoint_url."""
 
 
 class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
@@ -59,6 +75,7 @@ class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
         )
         self._clients: dict[str | None, PersonalizeClient] = {}
         self._making = threading.RLock()
+        self._warned_about: set[str] = set()
         self._is_fixed = False
         self._repeating_nothing: Self | None = None
 
@@ -78,13 +95,28 @@ class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
 
         :param conn_id: the connection's ID
         :raises ConnectionNotFoundError: when there is no such connection
+        :raises InvalidParameterError: when it is of another type than ``aws``
         :raises PersonalizeUnavailableError: when this process lacks what looking for it needs
         """
         try:
-            return super().get_connection(conn_id)
+            connection = super().get_connection(conn_id)
         except AirflowNotFoundException as error:
             about = ("Reading the Airflow connection", "AWS", None, conn_id)
             raise explain_lack(error, *about) or ConnectionNotFoundError(conn_id) from error
+        # A secrets backend may leave the type out, which the amazon provider takes for its own.
+        if connection.conn_type and connection.conn_type != "aws":
+            raise InvalidParameterError(
+                f"The Airflow connection {conn_id!r} is of the type {connection.conn_type!r}, not 'aws'. "
+                "Correct aws_conn_id, or the connection's type. AWS was not called."
+            )
+        return connection
+
+    @cached_property
+    def conn_config(self) -> AwsConnectionWrapper:
+        """The Airflow connection and what it is set to, read on first use."""
+        with fail_on_invalid_parameters():
+            read_connection_id(self.aws_conn_id, "aws_conn_id")
+        return super().conn_config
 
     def get_session(self, region_name: str | None = None, deferrable: bool = False) -> Any:
         """
@@ -153,6 +185,7 @@ class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
     def _with_config(self, **options: Any) -> Self:
         config = self.config.merge(Config(**options))
         hook = type(self)(self.aws_conn_id, self._region_name, self._verify, config)
+        hook._warned_about = self._warned_about
         # The connection is read once, and its credentials are told of once.
         hook.__dict__["conn_config"] = AwsConnectionWrapper(
             conn=self.conn_config,
@@ -202,7 +235,14 @@ class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
             if client is None:
                 self._check_certificates()
                 client = self._clients[region] = self.get_client_type(region_name=region)
+                self._warn_about_region(client)
             return client
+
+    def _warn_about_region(self, client: PersonalizeClient) -> None:
+        name = client.meta.region_name
+        if name not in self._warned_about and is_unknown(name, client.meta.endpoint_url):
+            self._warned_about.add(name)
+            self.log.warning(UNKNOWN_REGION, name)
 
     def _check_certificates(self) -> None:
         """Load the CA bundle: botocore does so at each call, and takes a wrong one for a network fault."""
@@ -235,7 +275,23 @@ class PersonalizeClients(AwsGenericHook["PersonalizeClient"]):
         with self._explained(operation, subject, region):
             client = self._client_in(region)
         with self._explained(operation, subject, region, is_called=True):
-            return ask(client)
+            try:
+                return ask(client)
+            except EndpointConnectionError:
+                # Where botocore knows the region, this is an outage, and passes.
+                url = client.meta.endpoint_url
+                if not is_unknown(client.meta.region_name, url) or resolves(url):
+                    raise
+            raise PersonalizeRequestError(
+                operation,
+                subject,
+                client.meta.region_name,
+                self.aws_conn_id,
+                "UnknownRegion",
+                f"botocore knows no Amazon Personalize in {client.meta.region_name!r}, and {url} does not "
+                f"resolve",
+                "Correct the region: in the ARN, in region_name or in the connection.",
+            )
 
     @contextmanager
     def _explained(

@@ -21,6 +21,7 @@ All errors are a :class:`PersonalizeError`, too.
     └── PersonalizeNoSlotError      no job could be created in time, as far as is known
     RuntimeError                    Airflow retries the task
     ├── PersonalizeNewJobFailedError  the job that the task created failed; a retry creates another
+    ├── PersonalizeNoJobsError      a listing found no job, and there has to be one
     ├── S3UnavailableError          S3 did not answer properly; it may the next time
     ├── PersonalizeUnavailableError AWS did not answer properly; it may the next time
     └── TriggerFailedError          waiting in the triggerer went wrong; the job goes on
@@ -282,6 +283,27 @@ class PersonalizeNoSlotError(_PicklableError, AirflowSensorTimeout):
         super().__init__(
             f"{known} when the timeout of {timeout:g} s was over: {why}. {advice} {_name_job(job_arn)}"
         )
+
+
+class PersonalizeNoJobsError(_PicklableError, RuntimeError):
+    """
+    A list operator found no job, and its ``if_empty`` is ``fail``; a retry lists again.
+
+    :param title: the kind of job, in words
+    :param listed: how many jobs AWS listed, before they were filtered
+    :param solution_version_arn: the solution version whose jobs were listed; ``None`` means all jobs
+    """
+
+    def __init__(self, title: str, listed: int, solution_version_arn: str | None = None) -> None:
+        self.title = title
+        self.listed = listed
+        self.solution_version_arn = solution_version_arn
+        self.fields = (title, listed, solution_version_arn)
+        reason, advice = f"AWS lists {listed}, which the filters leave out", "Widen the filters"
+        if not listed:
+            reason, advice = "AWS lists none", "Check solution_version_arn, region and connection"
+        text = f"No {title} matches, and if_empty is 'fail': {reason}. {advice}, or create a job first."
+        super().__init__(f"{text} {_name_job(solution_version_arn)}" if solution_version_arn else text)
 
 
 class _ObjectError(_PicklableError):

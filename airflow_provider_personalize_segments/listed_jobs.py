@@ -5,14 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_personalize_segments.airflow_compat import conf
-from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
+from airflow_provider_personalize_segments.airflow_compat import AirflowSkipException, conf
+from airflow_provider_personalize_segments.errors import PersonalizeNoJobsError, fail_on_invalid_parameters
 from airflow_provider_personalize_segments.jobs import normalize_status
 from airflow_provider_personalize_segments.parameters import (
+    read_choice,
     read_count,
     read_datetime,
     read_statuses,
     read_text,
+    wrong_value,
 )
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.operators import ListBatchJobsOperator
     from airflow_provider_personalize_segments.waiting.verdicts import Log
 
+SUCCEED, SKIP, FAIL = IF_EMPTY = ("succeed", "skip", "fail")
 _BEFORE_ALL_JOBS = datetime.min.replace(tzinfo=UTC)
 
 
@@ -32,9 +35,12 @@ def list_jobs(task: ListBatchJobsOperator) -> list[dict[str, Any]]:
     :param task: the operator, as rendered
     :returns: the summaries, newest first, as plain JSON
     :raises InvalidParameterError: when a parameter cannot be right
+    :raises AirflowSkipException: when no job matches, and ``if_empty`` is ``skip``
+    :raises PersonalizeNoJobsError: when no job matches, and ``if_empty`` is ``fail``
     """
     with fail_on_invalid_parameters():
         matches, max_items = _read_filter(task)
+        if_empty = read_choice(task.if_empty, IF_EMPTY, task.source_of("if_empty"))
     kind = task.kind
     listed = list(task.hook.list_jobs(kind, task.solution_version_arn or None))
     found = sorted(
@@ -49,6 +55,10 @@ def list_jobs(task: ListBatchJobsOperator) -> list[dict[str, Any]]:
         kind.title,
         "" if max_items is None else f", at most {max_items} asked for",
     )
+    if not found and if_empty == SKIP:
+        raise AirflowSkipException(f"No {kind.title} matches, so the task is skipped: if_empty is {SKIP!r}.")
+    if not found and if_empty == FAIL:
+        raise PersonalizeNoJobsError(kind.title, len(listed), task.solution_version_arn or None)
     _warn_about_length(len(found), task.log)
     summaries: list[dict[str, Any]] = make_json_safe(found)
     return summaries
@@ -63,9 +73,10 @@ def _read_filter(task: ListBatchJobsOperator) -> tuple[Callable[[Mapping[str, An
     prefix = read_text(task.job_name_prefix, source_of("job_name_prefix")) or ""
     max_items = read_count(task.max_items, source_of("max_items"))
     if after and before and after >= before:
-        raise ValueError(
-            f"{source_of('created_after')}: {after.isoformat()} is not before created_before, "
-            f"{before.isoformat()}, so no job could match."
+        raise wrong_value(
+            source_of("created_after"),
+            f"is not before created_before, {before.isoformat()}, so no job could match",
+            after.isoformat(),
         )
 
     def matches(summary: Mapping[str, Any]) -> bool:

@@ -22,7 +22,8 @@ class ListBatchJobsOperator(PersonalizeTask):
     XCom ``return_value`` is a list of summaries as List gives them, as plain JSON: ARN, name, status,
     creation and last update (ISO 8601 with an offset), solution version, and the reason of a failure.
     Each job is in it once. AWS filters by solution version only; the other filters are applied here, so
-    every call reads all pages. No match is an empty list, and a task mapped over it is skipped.
+    every call reads all pages. No match is an empty list, and a task mapped over it is skipped, unless
+    ``if_empty`` says otherwise.
 
     Throttling, 5xx and network faults outlast botocore's own retries as
     :class:`~.errors.PersonalizeUnavailableError`, which the task's ``retries`` cover. What AWS refuses for
@@ -37,6 +38,9 @@ class ListBatchJobsOperator(PersonalizeTask):
     :param created_before: only jobs created before this moment, in the same forms
     :param job_name_prefix: only jobs whose name starts so
     :param max_items: at most so many, the newest; 1 or more
+    :param if_empty: what becomes of the task when no job matches: it is to ``succeed`` (the default) with an
+        empty list; to ``skip`` itself, and with it the tasks after it; or to ``fail`` with
+        :class:`~.errors.PersonalizeNoJobsError`, which the task's ``retries`` cover
     :param kwargs: the connection parameters of :class:`~.tasks.PersonalizeTask`, and everything that
         Airflow's ``BaseOperator`` takes. All parameters above are templated.
 
@@ -50,6 +54,7 @@ class ListBatchJobsOperator(PersonalizeTask):
         "created_before",
         "job_name_prefix",
         "max_items",
+        "if_empty",
         *CONNECTION_FIELDS,
     )
 
@@ -62,6 +67,7 @@ class ListBatchJobsOperator(PersonalizeTask):
         created_before: datetime | str | None = None,
         job_name_prefix: str | None = None,
         max_items: int | str | None = None,
+        if_empty: str = "succeed",
         aws_conn_id: str | None = "aws_default",
         region_name: str | None = None,
         verify: bool | str | None = None,
@@ -81,6 +87,7 @@ class ListBatchJobsOperator(PersonalizeTask):
         self.created_before = created_before
         self.job_name_prefix = job_name_prefix
         self.max_items = max_items
+        self.if_empty = if_empty
 
     @property
     def arn_region(self) -> str | None:

@@ -1,6 +1,6 @@
 """Reads parameters once they are rendered: a template leaves text where a number or a date is meant.
 
-Every function takes the value and where it came from, and raises a ValueError in words.
+Every function takes the value and where it came from, and raises what :func:`wrong_value` returns.
 """
 
 from __future__ import annotations
@@ -15,6 +15,23 @@ from airflow_provider_personalize_segments.plain_json import show
 
 MAX_SECONDS = 100 * 365 * 24 * 60 * 60
 """A hundred years; what is far beyond is no date any more."""
+
+
+def wrong_value(source: str, verdict: str, value: object, advice: str = "") -> ValueError:
+    """
+    Return the error about a value that cannot be right: the verdict first, the value last.
+
+    Airflow's log view cuts a line after some hundred characters, and an ARN or a path fills them alone.
+
+    :param source: where the value came from, such as ``job_arn of task 'wait'``
+    :param verdict: what is wrong with it, such as ``is not a date``
+    :param value: the value
+    :param advice: what is expected and what to do, in whole sentences
+    """
+    shown = show(value)
+    return ValueError(
+        f"{source} {verdict}. {advice} Got {shown}." if advice else f"{source} {verdict}: {shown}"
+    )
 
 
 def read_datetime(value: object, source: str) -> datetime | None:
@@ -34,9 +51,12 @@ def read_datetime(value: object, source: str) -> datetime | None:
         try:
             moment = datetime.fromisoformat(str(value).strip())
         except ValueError:
-            raise ValueError(
-                f"{source}: {value!r} is not a date. Expected a datetime or ISO 8601 text, such as "
-                "'2026-01-31' or '2026-01-31T08:00:00+00:00'; without an offset it means UTC."
+            raise wrong_value(
+                source,
+                "is not a date",
+                value,
+                "Expected a datetime or ISO 8601 text, such as '2026-01-31' or '2026-01-31T08:00:00+00:00'; "
+                "without an offset it means UTC.",
             ) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
@@ -54,7 +74,7 @@ def read_count(value: object, source: str) -> int | None:
     number = re.fullmatch(r"(\d+)(\.0+)?", text, re.ASCII)
     count = int(number[1]) if number else 0
     if count < 1 or isinstance(value, bool):
-        raise ValueError(f"{source}: {value!r} is not a count. Expected a whole number of 1 or more.")
+        raise wrong_value(source, "is not a count", value, "Expected a whole number of 1 or more.")
     return count
 
 
@@ -72,9 +92,11 @@ def read_statuses(value: object, source: str) -> frozenset[str] | None:
     for status in value if isinstance(value, Iterable) and not isinstance(value, str) else [value]:
         if not isinstance(status, str) or normalize_status(status) not in known:
             # A misspelt status would match nothing, and a gate over nothing opens.
-            raise ValueError(
-                f"{source}: {status!r} is not a status of a batch job. "
-                f"Expected any of {', '.join(sorted(KNOWN_STATUSES))}."
+            raise wrong_value(
+                source,
+                "is not a status of a batch job",
+                status,
+                f"Expected any of {', '.join(sorted(KNOWN_STATUSES))}.",
             )
         normalized.add(normalize_status(status))
     return frozenset(normalized)
@@ -90,8 +112,24 @@ def read_text(value: object, source: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise ValueError(f"{source}: expected text, got {type(value).__name__} {show(value)}.")
+        raise wrong_value(source, f"is not text, but of type {type(value).__name__}", value)
     return value
+
+
+def read_connection_id(value: object, source: str) -> str | None:
+    """
+    Return the ID of an Airflow connection; ``None`` stays ``None``.
+
+    :param value: the ID; empty text is refused, as it would mean other credentials than were asked for
+    :param source: where the value came from, for the error message
+    """
+    if value == "":
+        raise ValueError(
+            f"{source} is empty. Expected a connection's ID, or None to use the credentials that boto3 "
+            f"finds by "
+            "itself."
+        )
+    return read_text(value, source)
 
 
 def read_verify(value: object, source: str) -> bool | str | None:
@@ -116,7 +154,7 @@ def read_bool(value: object, source: str) -> bool:
     """
     known = {"true": True, "false": False}.get(str(value).strip().lower())
     if known is None:
-        raise ValueError(f"{source}: expected true or false, got {show(value)}.")
+        raise wrong_value(source, "is neither true nor false", value)
     return known
 
 
@@ -134,9 +172,11 @@ def read_seconds(value: object, source: str) -> float | None:
     except ValueError:
         seconds = 0.0
     if isinstance(value, bool) or not 0 < seconds < MAX_SECONDS:
-        raise ValueError(
-            f"{source}: {value!r} is not a duration. Expected seconds, more than 0 and less than a "
-            "hundred years, or a timedelta."
+        raise wrong_value(
+            source,
+            "is not a duration",
+            value,
+            "Expected seconds, more than 0 and less than a hundred years, or a timedelta.",
         )
     return seconds
 
@@ -155,7 +195,7 @@ def read_share(value: object, source: str) -> float | None:
     except ValueError:
         share = -1.0
     if isinstance(value, bool) or not 0 <= share <= 1:
-        raise ValueError(f"{source}: {show(value)} is not a share. Expected a number from 0.0 to 1.0.")
+        raise wrong_value(source, "is not a share", value, "Expected a number from 0.0 to 1.0.")
     return share
 
 
@@ -170,7 +210,7 @@ def read_choice(value: object, choices: Sequence[str], source: str) -> str | Non
     if value is None or value == "":
         return None
     if value not in choices:
-        raise ValueError(f"{source}: expected {' or '.join(map(repr, choices))}, got {show(value)}.")
+        raise wrong_value(source, f"is not {' or '.join(map(repr, choices))}", value)
     return str(value)
 
 
@@ -188,7 +228,7 @@ def read_config(value: object, source: str) -> dict[str, Any] | None:
         # botocore takes a proxy's address without its scheme, too.
         if re.search(r"//[^/]*@" if not path.startswith("proxies.") else "@", text):
             raise ValueError(
-                f"{source}: {path} holds a password, which Airflow stores and shows as plain text. Put it "
+                f"{source} holds a password, which Airflow stores and shows as plain text: {path}. Put it "
                 'into the connection\'s extra instead: {"config_kwargs": {"proxies": ...}}.'
             )
     return config
@@ -205,14 +245,15 @@ def read_dict(value: object, source: str, example: str, *, is_secret: bool = Fal
     """
     if isinstance(value, dict):
         return value
-    hint = ""
+    verdict, advice = f"is not a dict {example}", ""
     if isinstance(value, str):
-        hint = (
-            " A template always renders to text: set render_template_as_native_obj=True on the DAG, or write "
+        advice = (
+            "A template always renders to text: set render_template_as_native_obj=True on the DAG, or write "
             "the dict here and templates into its values."
         )
-    got = type(value).__name__ if is_secret else show(value)
-    raise ValueError(f"{source}: expected a dict {example}, got {got}.{hint}")
+    if is_secret:
+        raise ValueError(f"{source} {verdict}, but of type {type(value).__name__}. {advice}".rstrip())
+    raise wrong_value(source, verdict, value, advice)
 
 
 def _texts(value: object, path: str) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_personalize_segments.airflow_compat import BaseSensorOperator
@@ -40,11 +41,11 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
         ``errorRate`` and ``firstErrors``. ``None`` (the default) means not to look
     :param kwargs: the connection parameters of :class:`~.tasks.PersonalizeTask`, and everything that
         Airflow's ``BaseSensorOperator`` takes: ``mode`` (``poke`` or ``reschedule``), ``poke_interval``
-        (seconds or a ``timedelta``, 60 unless given), ``timeout`` (the same; ``[sensors] default_timeout``,
-        seven days, unless given), ``exponential_backoff``, ``max_wait``, ``soft_fail``, ``silent_fail``,
-        ``never_fail``. The parameters above and the connection's are templated, Airflow's are not. With an
-        ``AssetAlias`` among its ``outlets``, the sensor emits the job's output folder as an asset once the
-        job is ACTIVE
+        (seconds or a ``timedelta``, more than 0; 60 unless given), ``timeout`` (the same;
+        ``[sensors] default_timeout``, seven days, unless given), ``exponential_backoff``, ``max_wait``,
+        ``soft_fail``, ``silent_fail``, ``never_fail``. The parameters above and the connection's are
+        templated, Airflow's are not. With an ``AssetAlias`` among its ``outlets``, the sensor emits the
+        job's output folder as an asset once the job is ACTIVE
 
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/API_DescribeBatchSegmentJob.html
     """
@@ -58,6 +59,9 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
         "max_retries": "write timeout, in seconds; it alone ends the wait",
         "max_attempts": "write timeout, in seconds; it alone ends the wait",
         "wait_for_completion": "a sensor always waits",
+        "success_state": "only ACTIVE is success",
+        "job_name": "write job_arn, the job's ARN",
+        "job_id": "write job_arn, the job's ARN",
     }
 
     def __init__(
@@ -72,6 +76,11 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
         botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        # Airflow refuses an interval below 0 here, and names no task; the task itself does, when it runs.
+        interval = kwargs.get("poke_interval")
+        seconds: Any = interval.total_seconds() if isinstance(interval, timedelta) else interval
+        if is_negative := isinstance(seconds, (int, float)) and seconds < 0:
+            del kwargs["poke_interval"]
         super().__init__(
             aws_conn_id=aws_conn_id,
             region_name=region_name,
@@ -79,6 +88,8 @@ class BatchJobSensor(JobWaitingTask, BaseSensorOperator):
             botocore_config=botocore_config,
             **kwargs,
         )
+        if is_negative:
+            self.poke_interval = seconds
         self.job_arn = job_arn
         self.deferrable = deferrable
         self.max_error_rate = max_error_rate

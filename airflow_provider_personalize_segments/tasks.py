@@ -7,10 +7,11 @@ has to know of a task. A task imports what its worker needs when it runs.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from airflow_provider_personalize_segments.airflow_compat import BaseOperator, conf
 from airflow_provider_personalize_segments.jobs import BatchJobKind
@@ -29,8 +30,9 @@ class PersonalizeTask(BaseOperator):
 
     It stands on Airflow's plain base class: the amazon provider's would bring boto3 into every DAG file.
 
-    :param aws_conn_id: the Airflow connection, ``aws_default`` unless given. ``None`` or empty means the
-        credentials that boto3 finds by itself. A connection that does not exist fails the task.
+    :param aws_conn_id: the Airflow connection, ``aws_default`` unless given. ``None`` means the credentials
+        that boto3 finds by itself. An empty text, and a connection that does not exist or is of another type
+        than ``aws``, fail the task.
     :param region_name: the AWS region. ``None`` (the default) means the region in the ARN that the task is
         about where there is one, then the connection's, then boto3's. One that contradicts the ARN fails
         the task.
@@ -47,6 +49,20 @@ class PersonalizeTask(BaseOperator):
     _named_otherwise: ClassVar[Mapping[str, str]] = {}
     """Parameters that other operators and sensors have, and what a user of this one writes instead."""
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """
+        Answer names that other operators have for a parameter.
+
+        Not in ``__init__``: before that is called, Airflow complains of the parameter that is missing then.
+        """
+        for name in sorted(kwargs.keys() & cls._named_otherwise.keys()):
+            if name not in inspect.signature(cls.__init__).parameters:  # a subclass may have it
+                raise TypeError(
+                    f"{cls.__name__} has no parameter {name!r}: {cls._named_otherwise[name]}. "
+                    f"(task {kwargs.get('task_id')!r})"
+                )
+        return super().__new__(cls)
+
     def __init__(
         self,
         *,
@@ -56,11 +72,6 @@ class PersonalizeTask(BaseOperator):
         botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        for name in kwargs.keys() & self._named_otherwise.keys():
-            raise TypeError(
-                f"{type(self).__name__} has no parameter {name!r}: {self._named_otherwise[name]}. "
-                f"(task {kwargs.get('task_id')!r})"
-            )
         super().__init__(**kwargs)
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
@@ -94,13 +105,18 @@ class PersonalizeTask(BaseOperator):
         from airflow_provider_personalize_segments.arns import resolve_region
         from airflow_provider_personalize_segments.errors import fail_on_invalid_parameters
         from airflow_provider_personalize_segments.hooks import PersonalizeHook
-        from airflow_provider_personalize_segments.parameters import read_config, read_text, read_verify
+        from airflow_provider_personalize_segments.parameters import (
+            read_config,
+            read_connection_id,
+            read_text,
+            read_verify,
+        )
 
         with fail_on_invalid_parameters():
             arn_region = self.arn_region
             region_name = read_text(self.region_name, self.source_of("region_name"))
             parameters: dict[str, Any] = {
-                "aws_conn_id": read_text(self.aws_conn_id, self.source_of("aws_conn_id")),
+                "aws_conn_id": read_connection_id(self.aws_conn_id, self.source_of("aws_conn_id")),
                 "region_name": resolve_region(region_name, arn_region, source=self.source_of("region_name")),
                 "verify": read_verify(self.verify, self.source_of("verify")),
                 "config": read_config(self.botocore_config, self.source_of("botocore_config")),

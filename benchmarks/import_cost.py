@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 
-from airflow.providers.common.compat.sdk import DAG, BaseOperator, BaseSensorOperator
+from airflow.sdk import DAG, BaseOperator, BaseSensorOperator
 
 ROUNDS = 15
 OURS = "our sensors and operators"

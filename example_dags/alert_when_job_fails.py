@@ -3,7 +3,7 @@ Tell people why a batch segment job failed.
 
 - `wait_for_job` waits in the triggerer until the job is ACTIVE. When the job ends in CREATE FAILED, the
   task fails, and Airflow calls the function `alert` with the exception. The exception has the job's ARN,
-  its status and Personalize's reason. This `alert` prints them at the end of the task's log.
+  its status and Personalize's reason. This `alert` writes them at the end of the task's log.
 - `use_segments` stands for what you do with the segments. Airflow does not start it when the job has
   failed.
 
@@ -16,6 +16,7 @@ If `make airflow` started this Airflow, leave the value as it is: that job is go
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -28,14 +29,16 @@ except ImportError:  # Airflow 2.11
     from airflow.decorators import task
     from airflow.models import DAG, Param
 
+log = logging.getLogger("airflow.task")
+
 
 def alert(context: Any) -> None:
     """Tell what happened; yours may write to a chat, or open a ticket."""
     error = context.get("exception")
     if isinstance(error, PersonalizeJobFailedError):
-        print(f"ALERT: {error.job_arn} is {error.status}, because: {error.failure_reason}", flush=True)
+        log.error("ALERT: %s is %s, because: %s", error.job_arn, error.status, error.failure_reason)
     else:
-        print(f"ALERT: nobody knows how the job ended: {error}", flush=True)
+        log.error("ALERT: nobody knows how the job ended: %s", error)
 
 
 with DAG(
@@ -64,7 +67,7 @@ with DAG(
     def use_segments(job: dict[str, Any]) -> str:
         """Return where the segments are."""
         folder: str = job["jobOutput"]["s3DataDestination"]["path"]
-        print(f"Segments are in {folder}", flush=True)
+        log.info("Segments are in %s", folder)
         return folder
 
     use_segments(wait_for_job.output)

@@ -3,7 +3,7 @@ Open the gate only for segments of which nearly all are good.
 
 - `wait_for_job` waits in the triggerer until the job is ACTIVE. Then it reads the output in S3, and fails
   when more than one record in twenty has an error, or when a file is missing, old or cut off.
-- `report` prints how many records there are, and the first errors. Airflow does not start it when the
+- `report` logs how many records there are, and the first errors. Airflow does not start it when the
   output is not good enough.
 
 ## Try it
@@ -15,6 +15,7 @@ If `make airflow` started this Airflow, leave the value as it is.
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +26,8 @@ try:
 except ImportError:  # Airflow 2.11
     from airflow.decorators import task
     from airflow.models import DAG, Param
+
+log = logging.getLogger("airflow.task")
 
 with DAG(
     dag_id="check_segments",
@@ -52,7 +55,8 @@ with DAG(
     def report(counts: dict[str, Any]) -> str:
         """Say how good the output is."""
         said = f"{counts['records']} segments, {counts['errors']} of them with an error"
-        print(said, *counts["firstErrors"], sep="\n", flush=True)
+        for line in (said, *counts["firstErrors"]):
+            log.info("%s", line)
         return said
 
     report(wait_for_job.output["counts"])

@@ -4,7 +4,7 @@ Create a batch inference job, and wait in the triggerer until it is done.
 - `create_job` creates the job once, even if a worker or triggerer dies, and holds no worker while the job
   runs. When as many jobs run as AWS allows, the task waits for its turn. When the job ends in CREATE
   FAILED, the task's next try creates another job.
-- `announce` prints where the recommendations are.
+- `announce` logs where the recommendations are.
 
 ## Try it
 
@@ -20,6 +20,7 @@ If `make airflow` started this Airflow, leave the values as they are.
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -33,6 +34,8 @@ except ImportError:  # Airflow 2.11
 
 # Each run has a folder of its own, and all tries of a run have the same.
 OUTPUT = "{{ params.output_path }}{{ run_id | replace(':', '') | replace('+', '_') }}/"
+
+log = logging.getLogger("airflow.task")
 
 with DAG(
     dag_id="create_inference_job",
@@ -78,7 +81,7 @@ with DAG(
     def announce(job: dict[str, Any]) -> str:
         """Return where the recommendations are."""
         path: str = job["jobOutput"]["s3DataDestination"]["path"]
-        print(f"Recommendations are in {path}", flush=True)
+        log.info("Recommendations are in %s", path)
         return path
 
     announce(create_job.output["job"])

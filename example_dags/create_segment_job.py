@@ -5,7 +5,7 @@ Create a batch segment job, wait until it is done, and read its user segments.
 - `create_job` creates the job once, even if a worker or triggerer dies, and waits for it. As soon as the
   job exists, its ARN is in XCom, and the task has links to the AWS console. When the job ends in CREATE
   FAILED, the task's next try creates another job.
-- `show_segments` prints the first users of each segment in its log. Airflow does not start it when the last
+- `show_segments` logs the first users of each segment. Airflow does not start it when the last
   try's job has failed, too.
 
 ## Try it
@@ -24,6 +24,7 @@ If `make airflow` started this Airflow, leave the values as they are.
 from __future__ import annotations
 
 import json
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -37,6 +38,8 @@ except ImportError:  # Airflow 2.11
 
 # Each run has folders of its own, and all tries of a run have the same.
 FOLDER = "s3://{{ params.bucket }}/segments/{{ run_id | replace(':', '') | replace('+', '_') }}"
+
+log = logging.getLogger("airflow.task")
 
 with DAG(
     dag_id="create_segment_job",
@@ -87,7 +90,7 @@ with DAG(
 
     @task
     def show_segments(job: dict[str, Any]) -> int:
-        """Print the first users of each segment, and return how many segments there are."""
+        """Log the first users of each segment, and return how many segments there are."""
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
         # Personalize writes the users for items.json to items.json.out.
@@ -95,7 +98,7 @@ with DAG(
         name = job["jobInput"]["s3DataSource"]["path"].rpartition("/")[2]
         s3 = S3Hook()
         bucket, key = S3Hook.parse_s3_url(f"{folder}{name}.out")
-        records = [json.loads(line) for line in s3.read_key(key, bucket).splitlines()]
+        records = [json.loads(line) for line in s3.read_key(key, bucket).rstrip("\n").split("\n")]
 
         table = [f"{'item':<10} {'users':>5}  the first of them"]
         for record in records:
@@ -103,7 +106,8 @@ with DAG(
             users = (record.get("output") or {}).get("usersList") or []
             shown = record.get("error") or ", ".join(users[:4])
             table.append(f"{record['input'].get('itemId', '?'):<10} {len(users):>5}  {shown}")
-        print("\n".join(table), flush=True)
+        for line in table:
+            log.info("%s", line)
         return len(records)
 
     upload_input(f"{FOLDER}/input/items.json", "{{ params['items'] | tojson }}") >> create_job

@@ -17,6 +17,7 @@ If `make airflow` started this Airflow, leave the value as it is.
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,6 +31,8 @@ except ImportError:  # Airflow 2.11
     from airflow.models import DAG, Param
 
 SEGMENTS = AssetAlias("segments")
+
+log = logging.getLogger("airflow.task")
 
 with DAG(
     dag_id="segments_as_assets",
@@ -78,8 +81,8 @@ with DAG(
             # The URI of an asset has no slash at its end; the folder has.
             bucket, prefix = S3Hook.parse_s3_url(f"{uri}/")
             keys = [key for key in s3.list_keys(bucket, prefix) if key.endswith(".out")]
-            counts[job_arn] = sum(len(s3.read_key(key, bucket).splitlines()) for key in keys)
-            print(f"{event.extra['kind']} job {job_arn}: {counts[job_arn]} records in {uri}", flush=True)
+            counts[job_arn] = sum(len(s3.read_key(key, bucket).rstrip("\n").split("\n")) for key in keys)
+            log.info("%s job %s: %d records in %s", event.extra["kind"], job_arn, counts[job_arn], uri)
         return counts
 
     count_segments()

@@ -5,7 +5,7 @@ Turn the segments of a job into a table, and ask the table.
   when more than one record in twenty has an error, or when a file is missing, old or cut off.
 - `convert` writes the segments as Parquet, with a row for each user of each segment. The table is complete,
   or it is not there.
-- `show_segments` reads the table, and prints how many users each segment has, and the first of them.
+- `show_segments` reads the table, and logs how many users each segment has, and the first of them.
 
 ## Try it
 
@@ -18,6 +18,7 @@ If `make airflow` started this Airflow, leave the values as they are.
 from __future__ import annotations
 
 import io
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -32,6 +33,8 @@ except ImportError:  # Airflow 2.11
 
 # Each run has a folder of its own, and all tries of a run have the same.
 OUTPUT = "{{ params.output_path }}{{ run_id | replace(':', '') | replace('+', '_') }}/"
+
+log = logging.getLogger("airflow.task")
 
 with DAG(
     dag_id="segments_to_parquet",
@@ -71,7 +74,7 @@ with DAG(
 
     @task
     def show_segments(result: dict[str, Any]) -> int:
-        """Print the first users of each segment, and return how many rows the table has."""
+        """Log the first users of each segment, and return how many rows the table has."""
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
@@ -90,7 +93,8 @@ with DAG(
             first = (pc.field("query") == row["query"]) & (pc.field("rank") <= 4)
             users = segments.filter(first).sort_by("rank")["user_id"].to_pylist()
             table.append(f"{row['query']:<10} {row['user_id_count']:>5}  {', '.join(users)}")
-        print("\n".join(table), flush=True)
+        for line in table:
+            log.info("%s", line)
         return segments.num_rows
 
     wait_for_job >> convert

@@ -9,7 +9,7 @@ worker too long, several workers share them. They make one result.
 - `convert` is mapped over the files, and bears their names. Each task writes a part of the table where no
   reader looks. The task that converts the last file makes all parts visible. When a worker dies, Airflow
   retries its task, which converts its own file again and nothing else.
-- `report` prints where the table is, and how large. Airflow starts it when all parts are there.
+- `report` logs where the table is, and how large. Airflow starts it when all parts are there.
 
 ## Try it
 
@@ -21,6 +21,7 @@ If `make airflow` started this Airflow, leave the values as they are.
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -35,6 +36,8 @@ except ImportError:  # Airflow 2.11
 
 # Each run has a folder of its own, and all tries of a run have the same.
 OUTPUT = "{{ params.output_path }}{{ run_id | replace(':', '') | replace('+', '_') }}/"
+
+log = logging.getLogger("airflow.task")
 
 with DAG(
     dag_id="segments_to_parquet_mapped",
@@ -82,14 +85,11 @@ with DAG(
 
     @task
     def report(results: list[dict[str, Any]]) -> int:
-        """Print where the table is, and return how many rows it has."""
+        """Log where the table is, and return how many rows it has."""
         # At least one task has seen all parts, and knows the counts of the whole.
         whole = next(result for result in results if result["isComplete"])
-        print(
-            f"{whole['rows']} rows are in {whole['outputPath']}; "
-            f"{whole['errors']} of {whole['records']} records have an error",
-            flush=True,
-        )
+        log.info("%d rows are in %s", whole["rows"], whole["outputPath"])
+        log.info("%d of %d records have an error", whole["errors"], whole["records"])
         return whole["rows"]
 
     report(convert.output)

@@ -5,7 +5,7 @@ Run a task when all of a solution version's recent batch segment jobs are done.
 - `wait_for_jobs` is mapped over the list: each job has a task instance, which bears its name and has a log
   of its own. They wait in the triggerer, and hold no worker. Without any job Airflow skips it, and
   `report`, too.
-- `report` prints where the segments are. Airflow starts it when every job is ACTIVE; a single job that ends
+- `report` logs where the segments are. Airflow starts it when every job is ACTIVE; a single job that ends
   in CREATE FAILED keeps it from running.
 
 ## Try it
@@ -18,6 +18,7 @@ If `make airflow` started this Airflow, leave the values as they are.
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -29,6 +30,8 @@ try:
 except ImportError:  # Airflow 2.11
     from airflow.decorators import task
     from airflow.models import DAG, Param
+
+log = logging.getLogger("airflow.task")
 
 with DAG(
     dag_id="wait_for_all_segment_jobs",
@@ -66,7 +69,7 @@ with DAG(
         """Return where the output of each job is."""
         folders = [job["jobOutput"]["s3DataDestination"]["path"] for job in jobs]
         for folder in folders:
-            print(f"Segments are in {folder}", flush=True)
+            log.info("Segments are in %s", folder)
         return folders
 
     report(wait_for_jobs.output)

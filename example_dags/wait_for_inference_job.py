@@ -3,7 +3,7 @@ Run a task when a batch inference job is done, without holding a worker while it
 
 - `wait_for_job` asks about the job every two minutes. Between two questions it is *up for reschedule*, and
   no worker is needed. When the job ends in CREATE FAILED, the task fails with Personalize's reason.
-- `announce` prints where the recommendations are.
+- `announce` logs where the recommendations are.
 
 ## Try it
 
@@ -14,6 +14,7 @@ If `make airflow` started this Airflow, leave the value as it is.
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,8 @@ try:
 except ImportError:  # Airflow 2.11
     from airflow.decorators import task
     from airflow.models import DAG, Param
+
+log = logging.getLogger("airflow.task")
 
 with DAG(
     dag_id="wait_for_inference_job",
@@ -49,7 +52,7 @@ with DAG(
     def announce(job: dict[str, Any]) -> str:
         """Return where the recommendations are."""
         folder: str = job["jobOutput"]["s3DataDestination"]["path"]
-        print(f"{job['jobName']} is {job['status']}: its recommendations are in {folder}", flush=True)
+        log.info("%s is %s: its recommendations are in %s", job["jobName"], job["status"], folder)
         return folder
 
     announce(wait_for_job.output)

@@ -352,7 +352,7 @@ ODD_PATHS = {
     "no bucket": ("s3:///a/", "'s3:///a/' is no folder in S3, s3://bucket/folder/"),
     "not ASCII": (
         "s3://b/größe/",
-        "'s3://b/größe/' has characters that are not ASCII, which Airflow does not take",
+        "Airflow takes only ASCII characters, unlike those of 's3://b/größe/'",
     ),
     "long": (f"s3://b/{'a' * 4000}/", "Airflow makes no asset of 's3://b/aaa"),
 }
@@ -383,8 +383,11 @@ def test_a_path_that_airflow_would_take_for_another_is_an_error(local, run_dag):
 
 
 def test_such_a_path_is_refused_before_a_job_is_created(local, run_dag):
-    words = "output_path of task 'create': Airflow would make the asset s3://example-bucket/a of "
-    words += "'s3://example-bucket/a#b/'. Choose another, or take the AssetAlias out of the task's outlets."
+    words = "output_path of task 'create' cannot become an asset: Airflow would make the asset "
+    words += (
+        "s3://example-bucket/a of 's3://example-bucket/a#b/'. Choose another, or take the AssetAlias out of "
+    )
+    words += "the task's outlets."
     run = run_dag(HEAD + write_create(local, "create", "s3://example-bucket/a#b/"))
     assert isinstance(run.errors["create"], InvalidParameterError)
     assert str(run.errors["create"]) == words

@@ -91,6 +91,25 @@ def test_the_comparison_names_parameters_that_exist():
         assert set(re.findall(r"`(\w+)`", here)) <= ours, here
 
 
+@pytest.mark.parametrize(
+    ("heading", "task"),
+    [
+        ("Waiting with a sensor", sensors.PersonalizeBatchSegmentJobSensor),
+        ("Creating with an operator", operators.PersonalizeCreateBatchSegmentJobOperator),
+        ("Creating with an operator", operators.PersonalizeCreateBatchInferenceJobOperator),
+    ],
+)
+def test_every_name_of_the_comparison_is_a_parameter_here_or_answered(heading, task):
+    part = section((DOCS / "amazon-provider.md").read_text(), heading)
+    cells = re.findall(r"^\| (`[^|]*?) \|", part, re.MULTILINE)
+    names = {each for cell in cells for each in re.findall(r"`(\w+)`", cell)}
+    ours = {each for base in task.__mro__ for each in inspect.signature(base.__init__).parameters}
+    assert len(names - ours) >= 4
+    for name in names - ours:
+        with pytest.raises(TypeError, match=f"has no parameter '{name}': "):
+            task(task_id="t", **{name: 1})
+
+
 def test_the_guide_to_listing_has_every_parameter():
     table = section((DOCS / "listing.md").read_text(), "Which jobs")
     told = [each for row in re.findall(r"^\| (`.*?) \|", table, re.M) for each in re.findall(r"`(\w+)`", row)]

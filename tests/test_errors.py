@@ -16,6 +16,7 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeJobFailedError,
     PersonalizeJobTimeoutError,
     PersonalizeNewJobFailedError,
+    PersonalizeNoJobsError,
     PersonalizeNoSlotError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
@@ -45,6 +46,10 @@ ERRORS = [
     PersonalizeJobTimeoutError(ARN, "CREATE PENDING", 3600.0, None, True),
     PersonalizeJobTimeoutError(ARN, None, 3600.0, "ThrottlingException: slow", True),
     PersonalizeNoSlotError(ARN, "NoAnswer: no answer within 10 s", 3600.0, True),
+    PersonalizeNoJobsError("batch segment job", 0),
+    PersonalizeNoJobsError(
+        "batch inference job", 7, ARN.replace("batch-segment-job/weekly", "solution/shop/1")
+    ),
 ]
 REFUSALS = [
     error
@@ -63,7 +68,9 @@ def test_survives_pickling_and_copying_with_its_fields(error):
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_only_what_may_pass_is_left_to_retries(error):
-    retried = isinstance(error, (PersonalizeUnavailableError, PersonalizeNewJobFailedError))
+    retried = isinstance(
+        error, (PersonalizeUnavailableError, PersonalizeNewJobFailedError, PersonalizeNoJobsError)
+    )
     assert isinstance(error, (AirflowFailException, AirflowSensorTimeout)) != retried
 
 
@@ -114,6 +121,18 @@ def test_a_job_in_the_way_is_told_with_every_difference():
         "job_name, or set if_exists to 'adopt' or 'new'. (batch-segment-job/weekly, us-east-1, CREATE FAILED)"
     )
     assert same.differences == ()
+
+
+def test_an_empty_list_is_told_with_what_aws_lists():
+    none, filtered = (error for error in ERRORS if isinstance(error, PersonalizeNoJobsError))
+    assert str(none) == (
+        "No batch segment job matches, and if_empty is 'fail': AWS lists none. Check solution_version_arn, "
+        "region and connection, or create a job first."
+    )
+    assert str(filtered) == (
+        "No batch inference job matches, and if_empty is 'fail': AWS lists 7, which the filters leave out. "
+        "Widen the filters, or create a job first. (solution/shop/1, us-east-1)"
+    )
 
 
 def test_a_job_that_got_no_slot_is_told_with_what_aws_said_last():

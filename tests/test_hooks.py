@@ -21,6 +21,7 @@ from botocore.httpsession import where
 from airflow_provider_personalize_segments.aws_errors import is_transient
 from airflow_provider_personalize_segments.errors import (
     ConnectionNotFoundError,
+    InvalidParameterError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
 )
@@ -84,7 +85,9 @@ class TestDescribe:
         assert len(hook._clients) == 2
 
     def test_a_region_that_contradicts_the_arn_is_refused_before_any_call(self, personalize):
-        with pytest.raises(ValueError, match="'eu-west-1' contradicts the region 'us-east-1'"):
+        with pytest.raises(
+            ValueError, match="contradicts the region 'us-east-1' in the ARN.* Got 'eu-west-1'"
+        ):
             PersonalizeHook(region_name="eu-west-1").describe_job(EMPTY_ARN)
         assert len(personalize.calls) == 0
 
@@ -145,7 +148,9 @@ class TestList:
             list(hook.list_jobs(kind, version.replace("hooked", "unknown")))
 
     def test_what_is_no_solution_version_is_refused(self, hook, kind):
-        with pytest.raises(ValueError, match="is not the ARN of a solution version"):
+        with pytest.raises(
+            ValueError, match="not of a solution version|is not the ARN of a solution version"
+        ):
             list(hook.list_jobs(kind, EMPTY_ARN))
 
 
@@ -214,10 +219,14 @@ class TestDescribeSolutionVersion:
                 hook.describe_solution_version(arn)
 
     def test_what_cannot_be_asked_for_is_refused_before_any_call(self, personalize, hook):
-        with pytest.raises(ValueError, match="is not the ARN of a solution version"):
+        with pytest.raises(
+            ValueError, match="not of a solution version|is not the ARN of a solution version"
+        ):
             hook.describe_solution_version(EMPTY_ARN)
         arn = personalize.add_solution_version("hooked")
-        with pytest.raises(ValueError, match="'eu-west-1' contradicts the region 'us-east-1'"):
+        with pytest.raises(
+            ValueError, match="contradicts the region 'us-east-1' in the ARN.* Got 'eu-west-1'"
+        ):
             PersonalizeHook(region_name="eu-west-1").describe_solution_version(arn)
         assert len(personalize.calls) == 0
 
@@ -283,11 +292,33 @@ class TestIdentity:
         with pytest.raises(ConnectionNotFoundError, match="'aws_default' does not exist"):
             PersonalizeHook().describe_job(EMPTY_ARN)
 
-    @pytest.mark.parametrize("none", [None, ""])
-    def test_no_connection_means_boto3s_own_credentials(self, none, personalize):
+    def test_an_empty_name_is_an_error_and_nothing_is_called(self, personalize):
+        with pytest.raises(
+            InvalidParameterError, match=r"^aws_conn_id is empty. Expected a connection's ID, or"
+        ):
+            PersonalizeHook(aws_conn_id="", region_name="us-east-1").describe_job(EMPTY_ARN)
+        assert len(personalize.calls) == 0
+
+    @pytest.mark.parametrize("conn_type", ["postgres", "emr"])
+    def test_a_connection_of_another_type_is_an_error_and_nothing_is_called(
+        self, personalize, monkeypatch, conn_type
+    ):
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_SHOP", f'{{"conn_type": "{conn_type}", "login": "a", "password": "b"}}'
+        )
+        with pytest.raises(InvalidParameterError) as caught:
+            PersonalizeHook(aws_conn_id="shop").describe_job(EMPTY_ARN)
+        assert str(caught.value) == (
+            f"The Airflow connection 'shop' is of the type '{conn_type}', not 'aws'. Correct aws_conn_id, "
+            f"or the "
+            "connection's type. AWS was not called."
+        )
+        assert len(personalize.calls) == 0
+
+    def test_no_connection_means_boto3s_own_credentials(self, personalize):
         version = personalize.add_solution_version("own")
         arn = personalize.add_job(BatchJobKind.SEGMENT, "own", solution_version_arn=version)
-        assert PersonalizeHook(aws_conn_id=none).describe_job(arn)["status"] == "ACTIVE"
+        assert PersonalizeHook(aws_conn_id=None).describe_job(arn)["status"] == "ACTIVE"
 
     def test_the_connections_settings_reach_the_client(self, monkeypatch):
         extra = {

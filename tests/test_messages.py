@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import time_machine
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow_names import TaskDeferred
 from fakes import first_event
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,7 +132,7 @@ STORIES = {
     ),
     "a wrong ARN": (
         lambda: refusal(parse_job_arn, "weekly", source="job_arn of task 'wait'"),
-        "job_arn of task 'wait': 'weekly' is not an Amazon Personalize ARN. Expected arn:aws:personalize",
+        "job_arn of task 'wait' is not an Amazon Personalize ARN. Expected arn:aws:personalize",
     ),
     "an empty XCom": (
         lambda: refusal(parse_job_arn, "None", source="job_arn of task 'wait'"),
@@ -140,7 +140,7 @@ STORIES = {
     ),
     "a template where a dict is meant": (
         lambda: refusal(read_dict, "{'a': 'b'}", "tags of task 'create'", "such as {'team': 'growth'}"),
-        "tags of task 'create': expected a dict such as {'team': 'growth'}, got",
+        "tags of task 'create' is not a dict such as {'team': 'growth'}. A template always renders to text",
     ),
 }
 
@@ -174,6 +174,120 @@ def test_all_errors_that_are_raised_on_purpose_have_one_base():
     ours = [each for each in raised if each.__module__ == errors.__name__]
     assert len(ours) > 8
     assert all(issubclass(each, PersonalizeError) for each in ours)
+
+
+LONG = f"arn:aws:personalize:ap-northeast-1:123456789012:{{}}/{'n' * 63}"
+ROLE = f"arn:aws:iam::123456789012:role/service-role/{'r' * 76}"
+BUCKET = f"s3://{'b' * 50}/segments/"
+WRONG = {
+    "job_arn": [
+        (LONG.format("solution"), "is the ARN of a solution, not of a batch segment job"),
+        (
+            LONG.format("batch-inference-job"),
+            "is the ARN of a batch inference job, not of a batch segment job",
+        ),
+        (LONG.format("dataset-group"), "is the ARN of a dataset group, not of a batch segment job"),
+        (ROLE, "is an ARN of the service 'iam', not of Amazon Personalize"),
+        (LONG.format("batch-segment-job") + " ", "contains white space; remove it"),
+        ([LONG.format("batch-segment-job")], "is a list, not one ARN. Map the task over it with"),
+        ({"batchSegmentJobArn": ARN}, "is a dict, not the ARN in it. Let a function with @task take"),
+    ],
+    "max_error_rate": [("5 %", "is not a share. Expected a number from 0.0 to 1.0. Got '5 %'.")],
+    "deferrable": [("if possible", "is neither true nor false: 'if possible'")],
+    "aws_conn_id": [
+        ("", "is empty. Expected a connection's ID, or None"),
+        (7, "is not text, but of type int: 7"),
+    ],
+    "poke_interval": [
+        (0.0, "is not a duration. Expected seconds, more than 0"),
+        (-5, "is not a duration. Expected seconds, more than 0"),
+        (timedelta(seconds=-5), "is not a duration. Expected seconds, more than 0"),
+    ],
+    "region_name": [
+        ("eu-west-1", "contradicts the region 'us-east-1' in the ARN."),
+        (["us-east-1"], "is not text, but of type list: ['us-east-1']"),
+    ],
+    "botocore_config": [
+        (5, "is not a dict of arguments of botocore.config.Config, but of type"),
+        (
+            {"proxies": {"https": "me:pass@proxy"}},
+            "holds a password, which Airflow stores and shows as plain",
+        ),
+    ],
+    "solution_version_arn": [
+        (LONG.format("solution"), "is the ARN of a solution, not of one of its versions"),
+        (LONG.format("campaign"), "is the ARN of a campaign, not of a solution version"),
+        ([SOLUTION_VERSION_ARN], "is a list, not one ARN. Map the task over it with"),
+    ],
+    "role_arn": [(LONG.format("solution"), "is not the ARN of an IAM role. Expected")],
+    "filter_arn": [(LONG.format("solution"), "is the ARN of a solution, not of a filter")],
+    "input_path": [
+        (BUCKET.replace("s3:", "gs:") * 2, "is not an S3 path. Expected s3://"),
+        (BUCKET + "x" * 256, "has 321 characters; Personalize takes at most 256"),
+        (BUCKET + "\n", "begins or ends with white space; remove it"),
+    ],
+    "output_path": [(f"s3://{'b' * 50}/in/segments/", "is equal to or under the input path.")],
+    "input_kms_key_arn": [(LONG.format("alias"), "is an alias; Personalize takes only the ARN of the key")],
+    "output_kms_key_arn": [(ROLE, "is not the ARN of a KMS key. Expected arn:aws:kms:")],
+    "num_results": [("many", "is not a count. Expected a whole number of 1 or more. Got 'many'.")],
+    "job_name": [("n" * 120, "cannot be a job name, having 120 characters. Expected 1 to 63 letters")],
+    "tags": [("team=growth", "is not a dict such as {'team': 'growth'}. A template always renders")],
+    "if_exists": [("replace", "is not 'adopt' or 'fail' or 'new': 'replace'")],
+    "poll_interval": [(0, "is not a duration. Expected seconds, more than 0")],
+    "timeout": [("6 hours", "is not a duration. Expected seconds, more than 0")],
+    "created_after": [("last week", "is not a date. Expected a datetime or ISO 8601 text")],
+    "created_before": [("2026-13-01", "is not a date. Expected a datetime or ISO 8601 text")],
+    "statuses": [(["DONE"], "is not a status of a batch job. Expected any of ACTIVE")],
+    "max_items": [(0, "is not a count. Expected a whole number of 1 or more. Got 0.")],
+    "if_empty": [("ignore", "is not 'succeed' or 'skip' or 'fail': 'ignore'")],
+    "job_name_prefix": [(["weekly"], "is not text, but of type list: ['weekly']")],
+}
+"""Parameters, and what may stand in them: the verdict that a person has to see without scrolling."""
+
+
+class TestWrongValues:
+    """The verdict comes first and the value last: an ARN of 120 characters fills Airflow's log view alone."""
+
+    @pytest.mark.parametrize(
+        ("parameter", "value", "verdict"),
+        [(name, *each) for name, wrong in WRONG.items() for each in wrong],
+        ids=lambda value: str(value)[:50],
+    )
+    def test_are_judged_where_the_log_view_shows_it(self, parameter, value, verdict):
+        task = make_task(parameter, value)
+        ti = SimpleNamespace(
+            try_number=1, dag_id="d", task_id="t", run_id="r", map_index=-1, max_tries=0, start_date=None
+        )
+        with pytest.raises(InvalidParameterError) as caught:
+            inspect.unwrap(type(task).execute)(task, {"ti": ti})
+        message = str(caught.value)
+        assert message.startswith(f"{parameter} of task 'wait' {verdict}")
+        assert len(f"{parameter} of task 'wait' {verdict}") <= FIRST
+        shown = value[0] if parameter == "statuses" else value
+        if parameter == "poke_interval" and isinstance(value, timedelta):
+            shown = value.total_seconds()  # as Airflow stores it
+        if parameter != "botocore_config" and value != "":  # the first may hold a password
+            assert re.search(rf"(: |Got ){re.escape(show(shown))}\.?$", message)
+
+    def test_stand_for_every_parameter_that_can_be_wrong(self):
+        names = {name for each in ALL_TASKS for name in each.template_fields}
+        elsewhere = {"verify", "output_file", "check_input", "wait_for_completion"}
+        of_inference = {"batch_inference_job_config", "batch_inference_job_mode", "theme_generation_config"}
+        assert names - WRONG.keys() == elsewhere | of_inference
+
+
+def make_task(parameter, value):
+    """Return a task that has the parameter, with that value."""
+    if parameter in (*PersonalizeBatchSegmentJobSensor.template_fields, "poke_interval"):
+        return PersonalizeBatchSegmentJobSensor(task_id="wait", **{"job_arn": ARN, parameter: value})
+    if parameter in PersonalizeCreateBatchSegmentJobOperator.template_fields:
+        return create(task_id="wait", **{"input_path": f"s3://{'b' * 50}/in/", parameter: value})
+    return PersonalizeListBatchSegmentJobsOperator(task_id="wait", **{parameter: value})
+
+
+ALL_TASKS = [
+    each for module in (sensors, operators) for each in vars(module).values() if hasattr(each, "kind")
+]
 
 
 class TestShowing:
@@ -240,6 +354,23 @@ class TestOtherNames:
         with pytest.raises(TypeError) as caught:
             PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=ARN, **{name: 1})
         assert f"PersonalizeBatchSegmentJobSensor has no parameter {name!r}: {words}." in str(caught.value)
+
+    def test_where_the_parameter_that_it_stands_for_is_missing(self):
+        with pytest.raises(TypeError, match="has no parameter 'job_name': write job_arn, the job's ARN"):
+            PersonalizeBatchSegmentJobSensor(task_id="wait", job_name="weekly")
+        with pytest.raises(TypeError, match="has no parameter 'input_uri': write input_path"):
+            PersonalizeCreateBatchInferenceJobOperator(
+                task_id="create", input_uri="s3://shop/in/", output_path="s3://shop/out/"
+            )
+
+    def test_a_subclass_may_have_such_a_parameter(self):
+        class ByName(PersonalizeBatchSegmentJobSensor):
+            def __init__(self, *, job_name, **kwargs):
+                super().__init__(job_arn=job_arn(job_name), **kwargs)
+
+        assert ByName(task_id="wait", job_name="bad-input").job_arn == ARN
+        with pytest.raises(TypeError, match="ByName has no parameter 'job_id': write job_arn"):
+            ByName(task_id="wait", job_id="bad-input")
 
 
 class TestSignatures:
@@ -415,6 +546,27 @@ class TestLogOfAWait:
         assert log.count(f"Still waiting after 15 min: the job is CREATE IN_PROGRESS. ({ARN})") == 1
         assert log.count("Still waiting") == 1
 
+    @pytest.mark.parametrize("mode", ["poke", "reschedule"])
+    def test_the_worker_ends_by_saying_who_goes_on(self, serve_later, read_log, mode):
+        serve_later("CREATE IN_PROGRESS")
+        start = datetime(2036, 12, 1, 8, tzinfo=UTC)
+        ti = SimpleNamespace(start_date=start, xcom_push=lambda **_: None, max_tries=0)
+        sensor = PersonalizeBatchSegmentJobSensor(
+            task_id="wait", job_arn=ARN, deferrable=True, mode=mode, timeout=3600
+        )
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - Airflow's TaskDeferred is no Exception
+            sensor.execute({"ti": ti})
+        assert type(caught.value).__name__ == "TaskDeferred"
+        assert (
+            "The triggerer goes on. If no line of its own follows here within 2 min, see whether a triggerer "
+            f"runs (airflow jobs check --job-type TriggererJob) and has room ([triggerer] capacity). ({ARN})"
+        ) in read_log()[-1]
+
+    def test_a_job_that_is_done_is_left_to_nobody(self, serve, read_log):
+        serve(describe("bad-input"))
+        assert PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=ARN, deferrable=True).execute({})
+        assert not self.lines(read_log, "The triggerer goes on")
+
     def test_the_trigger_says_why_a_job_failed(self, serve_later, read_log):
         serve_later("CREATE FAILED", failureReason=REASON)
         trigger = PersonalizeBatchJobTrigger(ARN, poke_interval=0.1)
@@ -554,9 +706,11 @@ class TestMistakes:
         with pytest.raises(InvalidParameterError) as caught:
             inspect.unwrap(type(create()).execute)(create(tags="{'team': 'growth'}"), {"ti": ti})
         assert str(caught.value) == (
-            "tags of task 'create': expected a dict such as {'team': 'growth'}, got \"{'team': 'growth'}\". "
-            "A template always renders to text: set render_template_as_native_obj=True on the DAG, or write "
-            "the dict here and templates into its values."
+            "tags of task 'create' is not a dict such as {'team': 'growth'}. A template always renders to "
+            "text: "
+            "set render_template_as_native_obj=True on the DAG, or write the dict here and templates into "
+            "its "
+            "values. Got \"{'team': 'growth'}\"."
         )
 
     def test_a_list_operators_failure_is_told_in_one_line(self, personalize, read_log):

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_personalize_segments.airflow_compat import AirflowSkipException
 from airflow_provider_personalize_segments.errors import (
     InvalidParameterError,
+    PersonalizeNoJobsError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
 )
@@ -174,29 +176,83 @@ class TestManyJobs:
         assert "max_map_length" not in "\n".join(read_log())
 
 
+class TestIfEmpty:
+    """What becomes of the task when no job matches."""
+
+    @pytest.mark.parametrize("if_empty", ["succeed", "", None])
+    def test_succeeds_unless_told_otherwise(self, version, kind, if_empty):
+        assert list_jobs(kind, if_empty=if_empty) == []
+
+    def test_skips_in_words(self, jobs, kind):
+        with pytest.raises(AirflowSkipException) as caught:
+            list_jobs(kind, job_name_prefix="dawn", if_empty="skip")
+        assert str(caught.value) == (f"No {kind.title} matches, so the task is skipped: if_empty is 'skip'.")
+
+    def test_fails_in_words_that_count(self, jobs, kind, version, read_log):
+        with pytest.raises(PersonalizeNoJobsError) as caught:
+            list_jobs(kind, job_name_prefix="dawn", if_empty="fail", solution_version_arn=version)
+        assert caught.value.fields == (kind.title, 12, version)
+        assert "AWS lists 12, which the filters leave out. Widen the filters" in str(caught.value)
+        (line,) = (line for line in read_log() if "and if_empty is 'fail'" in line)
+        assert "error" in line.lower()
+
+    @pytest.mark.parametrize("if_empty", ["succeed", "skip", "fail"])
+    def test_changes_nothing_when_a_job_matches(self, jobs, kind, if_empty):
+        assert len(list_jobs(kind, if_empty=if_empty)) == 12
+
+    def test_decides_for_the_tasks_after_it(self, local_personalize, monkeypatch, run_dag):
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local_personalize.airflow_connection())
+        version = local_personalize.add_solution_version("empty")
+        tasks = "".join(
+            f"    jobs = PersonalizeListBatchSegmentJobsOperator(task_id={word!r}, if_empty={word!r}, "
+            f"solution_version_arn={version!r})\n"
+            f"    count.override(task_id='after_{word}')(jobs.output)\n"
+            for word in ("succeed", "skip", "fail")
+        )
+        run = run_dag(
+            "from airflow_names import DAG, task\n"
+            "from airflow_provider_personalize_segments.operators import "
+            "PersonalizeListBatchSegmentJobsOperator\n"
+            "@task\n"
+            "def count(jobs):\n"
+            "    return len(jobs)\n"
+            f"with DAG('empty', schedule=None) as dag:\n{tasks}"
+        )
+        assert run.states == {
+            "succeed": "success",
+            "after_succeed": "success",
+            "skip": "skipped",
+            "after_skip": "skipped",
+            "fail": "failed",
+            "after_fail": "upstream_failed",
+        }
+        assert isinstance(run.errors["fail"], PersonalizeNoJobsError)
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
             (
                 {"created_after": "yesterday"},
-                "created_after of task 'list': 'yesterday' is not a date. Expected",
+                "created_after of task 'list' is not a date. Expected",
             ),
-            ({"created_before": "31.01.2026"}, "created_before of task 'list': '31.01.2026' is not a date"),
+            ({"created_before": "31.01.2026"}, "created_before of task 'list' is not a date"),
             (
                 {"created_after": "2026-01-02", "created_before": "2026-01-01"},
-                "00:00:00+00:00 is not before created_before, 2026-01-01T00:00:00+00:00, so no job",
+                "is not before created_before, 2026-01-01T00:00:00+00:00, so no job could match: "
+                "'2026-01-02T",
             ),
             (
                 {"statuses": ["ACTVE"]},
-                "statuses of task 'list': 'ACTVE' is not a status of a batch job. Expected any",
+                "statuses of task 'list' is not a status of a batch job. Expected any",
             ),
-            ({"max_items": 0}, "max_items of task 'list': 0 is not a count"),
-            ({"max_items": "few"}, "max_items of task 'list': 'few' is not a count"),
-            ({"job_name_prefix": 3}, "job_name_prefix of task 'list': expected text, got int 3"),
+            ({"max_items": 0}, "max_items of task 'list' is not a count"),
+            ({"max_items": "few"}, "more. Got 'few'."),
+            ({"job_name_prefix": 3}, "job_name_prefix of task 'list' is not text, but of type int: 3"),
             (
                 {"solution_version_arn": "shop"},
-                "solution_version_arn of task 'list': 'shop' is not an Amazon",
+                "solution_version_arn of task 'list' is not an Amazon",
             ),
             (
                 {"solution_version_arn": "arn:aws:personalize:us-east-1:123456789012:solution/shop"},
@@ -207,7 +263,7 @@ class TestBadInput:
                     "solution_version_arn": "arn:aws:personalize:us-east-1:123456789012:solution/shop/1",
                     "region_name": "eu-west-1",
                 },
-                "region_name of task 'list': 'eu-west-1' contradicts the region 'us-east-1' in the ARN",
+                "region_name of task 'list' contradicts the region 'us-east-1' in the ARN",
             ),
         ],
     )

@@ -20,6 +20,7 @@ from documents import DOCS, DOCUMENTS, PROJECT, README, all_blocks, blocks, name
 
 from airflow_provider_personalize_segments import (
     arns,
+    clients,
     errors,
     hooks,
     jobs,
@@ -39,6 +40,7 @@ from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.output import inputs, publishing, task
 from airflow_provider_personalize_segments.testing.airflow_database import put_database
 from airflow_provider_personalize_segments.waiting import events, verdicts
+from airflow_provider_personalize_segments.waiting import steps as waiting_steps
 from airflow_provider_personalize_segments.watching import assets, lister
 from airflow_provider_personalize_segments.watching import trigger as watcher
 
@@ -56,7 +58,7 @@ S3_ACTIONS = {
 
 def test_every_block_is_in_a_language_that_is_tested():
     assert {block.language for block in all_blocks(README)} == {"python", "sh"}
-    run_here = {"README.md", "docs/creating.md", "docs/testing.md"}
+    run_here = {"README.md", "docs/creating.md", "docs/testing.md", "docs/waiting.md"}
     compared = {"docs/operating.md", "docs/openlineage.md"}
     for document in DOCUMENTS:
         found = {block.language for block in all_blocks(document.read_text()) if block.language[:1] != "{"}
@@ -65,7 +67,7 @@ def test_every_block_is_in_a_language_that_is_tested():
         assert "json" not in found or name_of(document) in compared, document
 
 
-def test_the_dag_is_short_and_airflow_runs_it(run_dag, local_personalize, monkeypatch, capsys):
+def test_the_dag_is_short_and_airflow_runs_it(run_dag, local_personalize, monkeypatch, read_log):
     (dag,) = blocks("python")
     assert len([line for line in dag.splitlines() if line.strip() and "import" not in line]) == 10
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local_personalize.airflow_connection())
@@ -73,7 +75,7 @@ def test_the_dag_is_short_and_airflow_runs_it(run_dag, local_personalize, monkey
     local_personalize.add_job(BatchJobKind.SEGMENT, "weekly", solution_version_arn=version)
     run = run_dag(dag)
     assert run.states == {"wait": "success", "send_emails": "success"}
-    assert "Segments are in s3://example-bucket/output/" in capsys.readouterr().out
+    assert "Segments: s3://example-bucket/output/" in "\n".join(read_log())
 
 
 def test_the_guide_to_testing_does_what_it_says(tmp_path):
@@ -167,6 +169,30 @@ def test_the_guide_to_creating_creates_a_job(run_dag, local_personalize, monkeyp
     run = run_dag(dag.replace(version, local_personalize.add_solution_version("shop")), poke_interval=0.1)
     assert run.states == {"create_segments": "success"}
     assert "/weekly_segments-create_segments-20" in run.xcom("create_segments")
+
+
+def test_the_guide_to_waiting_hands_the_job_on(run_dag, local_personalize, monkeypatch):
+    (dag,) = blocks("python", (DOCS / "waiting.md").read_text())
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local_personalize.airflow_connection())
+    version = local_personalize.add_solution_version("shop")
+    record = {"input": {"itemId": "b1042"}, "output": {"usersList": ["user-7"]}, "error": None}
+    paths = {"input_path": "s3://shop/in/items.json", "output_path": "s3://shop/out/"}
+    local_personalize.add_job("segment", "weekly", solution_version_arn=version, output=[record], **paths)
+    run = run_dag(dag)
+    assert set(run.states.values()) == {"success"}
+    assert run.xcom("convert")["rows"] == 1
+
+
+@pytest.mark.parametrize("advice", ["", ".map(lambda job: job['batchSegmentJobArn'])"])
+def test_the_whole_job_is_answered_with_what_the_guide_does(run_dag, local_personalize, monkeypatch, advice):
+    (dag,) = blocks("python", (DOCS / "waiting.md").read_text())
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", local_personalize.airflow_connection())
+    version = local_personalize.add_solution_version("shop")
+    local_personalize.add_job("segment", "weekly", solution_version_arn=version)
+    run = run_dag(dag.replace("take_arn(wait_for_job.output)", f"wait_for_job.output{advice}"))
+    assert run.states["convert"] == "failed"
+    if not advice:
+        assert "Let a function with @task take it and return the ARN" in str(run.errors["convert"])
 
 
 def test_the_guide_to_creating_has_every_parameter():
@@ -274,7 +300,7 @@ def messages():
         _ = lost.worker_steps.error_limit
     yield str(empty.value)
     # Logged, not raised; test_sensors.py, test_operators.py and test_inputs.py produce them.
-    for module in (verdicts, listed_jobs, steps, lister, watcher, inputs, hooks):
+    for module in (verdicts, listed_jobs, steps, waiting_steps, lister, watcher, inputs, hooks):
         yield re.sub(r'"\s*"|%[sdr]', "", inspect.getsource(module))
     yield str(errors.PersonalizeJobTimeoutError(arn, None, 60))
     yield str(events.load_error({"type": "KeyError", "text": "x"}))
@@ -296,6 +322,18 @@ def messages():
         with pytest.raises(ValueError) as mistake:  # noqa: PT011 - the words are compared by the test
             wrong()
         yield str(mistake.value)
+    yield str(errors.PersonalizeNoJobsError("batch segment job", 0))
+    yield re.sub(r'"\s*f?"|[{}]', "", inspect.getsource(clients))
+    # test_regions.py produces it.
+    unknown = "botocore knows no Amazon Personalize in 'us-esat-1', and its name does not resolve"
+    yield str(errors.PersonalizeRequestError(*call, "UnknownRegion", unknown))
+    with pytest.raises(ValueError, match="is empty") as no_name:
+        parameters.read_connection_id("", "aws_conn_id of task 't'")
+    yield str(no_name.value)
+    for wrong in ([arn], {"batchSegmentJobArn": arn}):
+        with pytest.raises(ValueError, match="not (one ARN|the ARN in it)") as whole:
+            arns.parse_job_arn(wrong, source="job_arn of task 'convert'")
+        yield str(whole.value)
     with pytest.raises(TypeError) as otherwise:
         sensors.PersonalizeBatchSegmentJobSensor(task_id="t", job_arn=arn, poll_interval=1)
     yield str(otherwise.value)

@@ -54,7 +54,7 @@ EXPECTED_ROLE = (
     "Expected arn:aws:iam::<account>:role/<name>, the role that Personalize reads and writes S3 with."
 )
 EXPECTED_KEY = "arn:aws:kms:<region>:<account>:key/<key ID>."
-EXPECTED_EXPLORATION = "expected a dict such as {'itemExplorationConfig': {'explorationWeight': '0.3'}}, got "
+EXPLORATION = "is not a dict such as {'itemExplorationConfig': {'explorationWeight': '0.3'}}"
 EXPECTED_THEMES = "such as {'fieldsForThemeGeneration': {'itemName': 'TITLE'}}"
 
 
@@ -226,43 +226,48 @@ class TestRefusal:
     )
     def test_of_what_airflows_database_does_not_carry(self, name, value):
         message = refusal(INFERENCE, **{name: value})
-        assert message.startswith(f"{NAMES.get(name, name)} of task 't' {UNFIT}: ")
-        assert message.endswith(" Remove it.")
+        assert message.startswith(f"{NAMES.get(name, name)} of task 't' {UNFIT}. Remove it. Got ")
         message.encode()
 
     @pytest.mark.parametrize(
         ("value", "words"),
         [
-            (None, " is empty. "),
-            ("", " is empty. "),
-            ("shop/in/", ": 'shop/in/' is not an S3 path. "),
-            ("https://shop.s3.amazonaws.com/in", ": 'https://shop.s3.amazonaws.com/in' is not an S3 path. "),
-            ("s3:/shop/in/", ": 's3:/shop/in/' is not an S3 path. "),
-            ("S3://shop/in/", ": 'S3://shop/in/' is not an S3 path. "),
-            ("s3:///in/", ": 's3:///in/' is not an S3 path. "),
-            ("s3://", ": 's3://' is not an S3 path. "),
-            ("s3://ab/in/", ": 's3://ab/in/' is not an S3 path. "),
-            ("s3://-shop/in/", ": 's3://-shop/in/' is not an S3 path. "),
-            ("s3://sh op/in/", ": 's3://sh op/in/' is not an S3 path. "),
-            ("s3://bücher/in/", ": 's3://bücher/in/' is not an S3 path. "),
-            ("s3://" + "b" * 64, f": 's3://{'b' * 64}' is not an S3 path. "),
-            (" s3://shop/in/", ": ' s3://shop/in/' begins or ends with white space; remove it. "),
-            ("s3://shop/in/\n", r": 's3://shop/in/\n' begins or ends with white space; remove it. "),
-            (["s3://shop/in/"], ": expected text, got list ['s3://shop/in/']."),
+            (None, f" is empty. {EXPECTED_PATH}"),
+            ("", f" is empty. {EXPECTED_PATH}"),
+            *(
+                (value, f" is not an S3 path. {EXPECTED_PATH} Got {value!r}.")
+                for value in (
+                    "shop/in/",
+                    "https://shop.s3.amazonaws.com/in",
+                    "s3:/shop/in/",
+                    "S3://shop/in/",
+                    "s3:///in/",
+                    "s3://",
+                    "s3://ab/in/",
+                    "s3://-shop/in/",
+                    "s3://sh op/in/",
+                    "s3://bücher/in/",
+                    "s3://" + "b" * 64,
+                )
+            ),
+            (" s3://shop/in/", " begins or ends with white space; remove it: ' s3://shop/in/'"),
+            ("s3://shop/in/\n", r" begins or ends with white space; remove it: 's3://shop/in/\n'"),
+            (["s3://shop/in/"], " is not text, but of type list: ['s3://shop/in/']"),
             (
                 "s3://shop/" + "i" * 247,
-                f": 's3://shop/{'i' * 247}' has 257 characters; Personalize takes at most 256.",
+                f" has 257 characters; Personalize takes at most 256: 's3://shop/{'i' * 247}'",
             ),
         ],
     )
     @pytest.mark.parametrize("parameter", ["input_path", "output_path"])
     def test_of_a_path(self, parameter, value, words):
-        expected = EXPECTED_PATH if words.endswith(" ") else ""
-        assert refusal(**{parameter: value}) == f"{parameter} of task 't'{words}{expected}"
+        assert refusal(**{parameter: value}) == f"{parameter} of task 't'{words}"
 
     @pytest.mark.parametrize("parameter", ["input_path", "output_path"])
     def test_of_a_path_over_two_lines(self, parameter):
-        with pytest.raises(ValueError, match=f"^{parameter} of task 't': .* has a control character in it"):
+        with pytest.raises(
+            ValueError, match=f"^{parameter} of task 't' has a control character in it; remove it: "
+        ):
             build(**{parameter: "s3://shop/a\nb/"})
 
     @pytest.mark.parametrize(
@@ -280,8 +285,9 @@ class TestRefusal:
     )
     def test_of_output_that_would_be_input_the_next_time(self, input_path, output_path):
         assert refusal(input_path=input_path, output_path=output_path) == (
-            f"output_path of task 't': {output_path!r} is equal to or under the input path {input_path!r}: "
-            "the output would be read as input the next time. Keep them apart."
+            "output_path of task 't' is equal to or under the input path. The output would be read as input "
+            "the "
+            f"next time: keep it apart from {input_path!r}. Got {output_path!r}."
         )
 
     @pytest.mark.parametrize(
@@ -297,58 +303,62 @@ class TestRefusal:
         [
             (None, " is empty. "),
             ("", " is empty. "),
-            ("PersonalizeS3Access", ": 'PersonalizeS3Access' is not the ARN of an IAM role. "),
-            (ROLE_ARN + " ", f": '{ROLE_ARN} ' is not the ARN of an IAM role. "),
-            (ROLE_ARN.replace("role", "user"), f"{ACCOUNT}:user/PersonalizeS3Access' is not the ARN of an "),
-            (ROLE_ARN.replace(ACCOUNT, "1234"), ":1234:role/PersonalizeS3Access' is not the ARN of an IAM "),
-            (ROLE_ARN + "é", ":role/PersonalizeS3Accessé' is not the ARN of an IAM role. "),
-            (ROLE_ARN + "x" * 256, "xxx' is not the ARN of an IAM role. "),
-            (7, ": expected text, got int 7."),
+            *(
+                (value, f" is not the ARN of an IAM role. {EXPECTED_ROLE} Got ")
+                for value in (
+                    "PersonalizeS3Access",
+                    ROLE_ARN + " ",
+                    ROLE_ARN.replace("role", "user"),
+                    ROLE_ARN.replace(ACCOUNT, "1234"),
+                    ROLE_ARN + "é",
+                    ROLE_ARN + "x" * 256,
+                )
+            ),
+            (7, " is not text, but of type int: 7"),
         ],
     )
     def test_of_a_role(self, value, words):
         message = refusal(role_arn=value)
-        assert message.startswith("role_arn of task 't'")
-        assert words in message
-        assert message.endswith(EXPECTED_ROLE) != isinstance(value, int)
+        assert message.startswith(f"role_arn of task 't'{words}")
+        assert repr(value)[:200] in message or not value
 
     @pytest.mark.parametrize(
         ("value", "words"),
         [
-            ("alias/shop", "'alias/shop' is an alias; Personalize takes only the ARN of the key itself, "),
-            (
-                f"arn:aws:kms:us-east-1:{ACCOUNT}:alias/shop",
-                f"'arn:aws:kms:us-east-1:{ACCOUNT}:alias/shop' is an alias; Personalize takes only the ARN ",
+            *(
+                (
+                    value,
+                    "is an alias; Personalize takes only the ARN of the key itself. "
+                    f"Expected {EXPECTED_KEY} Got {value!r}.",
+                )
+                for value in ("alias/shop", f"arn:aws:kms:us-east-1:{ACCOUNT}:alias/shop")
             ),
-            (
-                KEY_ARN.rpartition("/")[2],
-                "'1234abcd-12ab-34cd-56ef-1234567890ab' is not the ARN of a KMS key. Expected ",
+            *(
+                (value, f"is not the ARN of a KMS key. Expected {EXPECTED_KEY} Got {value!r}.")
+                for value in (
+                    KEY_ARN.rpartition("/")[2],
+                    KEY_ARN + "\n",
+                    KEY_ARN.replace("kms", "iam"),
+                )
             ),
-            (KEY_ARN + "\n", rf"'{KEY_ARN}\n' is not the ARN of a KMS key. Expected "),
-            (
-                KEY_ARN.replace("kms", "iam"),
-                f"{KEY_ARN.replace('kms', 'iam')!r} is not the ARN of a KMS key. ",
-            ),
-            ({}, "expected text, got dict {}."),
+            ({}, "is not text, but of type dict: {}"),
         ],
     )
     @pytest.mark.parametrize("parameter", ["input_kms_key_arn", "output_kms_key_arn"])
     def test_of_a_key(self, parameter, value, words):
-        message = refusal(**{parameter: value})
-        assert message.startswith(f"{parameter} of task 't': {words}")
-        assert message.endswith(EXPECTED_KEY) != (value == {})
+        assert refusal(**{parameter: value}) == f"{parameter} of task 't' {words}"
 
     @pytest.mark.parametrize(
         ("value", "words"),
         [
-            (VERSION_ARN, f": {VERSION_ARN!r} is not the ARN of a filter. Expected "),
-            ("in-stock", ": 'in-stock' is not an Amazon Personalize ARN. Expected "),
+            (VERSION_ARN, f" is the ARN of a solution version, not of a filter: {VERSION_ARN!r}"),
+            ("in-stock", " is not an Amazon Personalize ARN. Expected "),
             (
                 FILTER_ARN.replace("us-east-1", "eu-west-1"),
-                f": {FILTER_ARN.replace('us-east-1', 'eu-west-1')!r} is in the region 'eu-west-1', "
-                "the solution version in 'us-east-1'.",
+                " is in the region 'eu-west-1', the solution version in 'us-east-1': "
+                f"{FILTER_ARN.replace('us-east-1', 'eu-west-1')!r}",
             ),
-            ([FILTER_ARN], ": expected text, got list ["),
+            ([FILTER_ARN], f" is not text, but of type list: [{FILTER_ARN!r}]"),
         ],
     )
     def test_of_a_filter(self, value, words):
@@ -356,93 +366,94 @@ class TestRefusal:
 
     def test_of_a_solution_version(self):
         assert refusal(solution_version_arn="shop").startswith(
-            "solution_version_arn of task 't': 'shop' is not an Amazon Personalize ARN. Expected "
+            "solution_version_arn of task 't' is not an Amazon Personalize ARN. Expected "
         )
         assert refusal(solution_version_arn=None).startswith("solution_version_arn of task 't' is empty. ")
 
     @pytest.mark.parametrize("value", [0, -5, "many", True, 2.5, "2.5", [25]])
     def test_of_a_number_of_results(self, value, kind):
         assert refusal(kind, num_results=value) == (
-            f"num_results of task 't': {value!r} is not a count. Expected a whole number of 1 or more."
+            f"num_results of task 't' is not a count. Expected a whole number of 1 or more. Got {value!r}."
         )
 
     def test_of_more_users_than_a_segment_has(self):
         assert refusal(num_results="5000001") == (
-            "num_results of task 't': 5000001 is too many; a segment has at most 5000000 users."
+            "num_results of task 't' is too many; a segment has at most 5000000 users: 5000001"
         )
 
     @pytest.mark.parametrize(
         ("value", "words"),
         [
-            ("team=growth", "expected a dict such as {'team': 'growth'}, got 'team=growth'." + TEMPLATE),
+            ("team=growth", f"is not a dict such as {{'team': 'growth'}}.{TEMPLATE} Got 'team=growth'."),
             (
                 [{"tagKey": "team", "tagValue": "growth"}],
-                "expected a dict such as {'team': 'growth'}, got [{'tagKey': 'team', 'tagValue': 'growth'}].",
+                "is not a dict such as {'team': 'growth'}: [{'tagKey': 'team', 'tagValue': 'growth'}]",
             ),
-            ({str(i): "" for i in range(51)}, "51 tags are too many; a job has at most 50."),
-            ({"cost": 7}, "expected text for keys and values, got str 'cost' with a value of type int."),
-            ({7: "cost"}, "expected text for keys and values, got int 7 with a value of type str."),
+            ({str(i): "" for i in range(51)}, "has 51 tags; a job has at most 50."),
+            ({"cost": 7}, "has a key of type str, whose value is of type int; both must be text: 'cost'"),
+            ({7: "cost"}, "has a key of type int, whose value is of type str; both must be text: 7"),
             (
                 {"cost": None},
-                "expected text for keys and values, got str 'cost' with a value of type NoneType.",
+                "has a key of type str, whose value is of type NoneType; both must be text: 'cost'",
             ),
-            (
-                {"": "growth"},
-                "'' or its value is too long or empty; a key has 1 to 128 characters, a value at most 256.",
+            *(
+                (
+                    {key: value},
+                    "has a key or a value that is too long or empty. A key has 1 to 128 characters, a value "
+                    "at "
+                    f"most 256. Got {key!r}.",
+                )
+                for key, value in (("", "growth"), ("k" * 129, ""), ("team", "v" * 257))
             ),
-            ({"k" * 129: ""}, "k' or its value is too long or empty; a key has 1 to 128 characters, "),
-            (
-                {"team": "v" * 257},
-                "'team' or its value is too long or empty; a key has 1 to 128 characters, ",
+            *(
+                (
+                    {key: value},
+                    "has a key or a value with characters that tags cannot have. Expected letters, digits, "
+                    f"spaces and _.:/=+-@. Got {key!r}.",
+                )
+                for key, value in (("team", "growth!"), ("team?", "growth"))
             ),
-            (
-                {"team": "growth!"},
-                "'team' or its value has characters that tags cannot have. "
-                "Expected letters, digits, spaces and _.:/=+-@.",
+            *(
+                ({key: "growth"}, f"has a key that begins with 'aws:', which AWS keeps for itself: {key!r}")
+                for key in ("aws:team", "AWS:team")
             ),
-            (
-                {"team?": "growth"},
-                "'team?' or its value has characters that tags cannot have. Expected letters, ",
-            ),
-            ({"aws:team": "growth"}, "'aws:team' begins with 'aws:', which AWS keeps for itself."),
-            ({"AWS:team": "growth"}, "'AWS:team' begins with 'aws:', which AWS keeps for itself."),
         ],
         ids=shown,
     )
     def test_of_tags(self, value, words):
-        message = refusal(tags=value)
-        assert message.startswith("tags of task 't': ")
-        assert words in message
+        assert refusal(tags=value) == f"tags of task 't' {words}"
 
     @pytest.mark.parametrize("character", ["\n", "\t", "\x1f"])
     def test_of_control_characters_in_a_tag(self, character):
-        assert "has characters that tags cannot have" in refusal(tags={"team": f"growth{character}hacking"})
+        assert "with characters that tags cannot have" in refusal(tags={"team": f"growth{character}hacking"})
 
     @pytest.mark.parametrize(
         ("value", "words"),
         [
-            ("0.3", f": {EXPECTED_EXPLORATION}'0.3'.{TEMPLATE}"),
-            (["x"], f": {EXPECTED_EXPLORATION}['x']."),
+            ("0.3", f" {EXPLORATION}.{TEMPLATE} Got '0.3'."),
+            (["x"], f" {EXPLORATION}: ['x']"),
             (
                 {"itemExplorationConfig": {"explorationWeight": 0.3}},
-                ": itemExplorationConfig: 'explorationWeight' is 0.3. Expected text, such as '0.3'.",
+                "explorationWeight of itemExplorationConfig in  is not text. Expected text, such as '0.3'. "
+                "Got "
+                "0.3.",
             ),
             (
                 {"itemExplorationConfig": "0.3"},
-                ": itemExplorationConfig: expected a dict of text by text, got '0.3'." + TEMPLATE,
+                f"itemExplorationConfig in  is not a dict of text by text.{TEMPLATE} Got '0.3'.",
             ),
             (
                 {"rankingInfluence": [0.3]},
-                ": rankingInfluence: expected a dict such as {'POPULARITY': 0.5}, got [0.3].",
+                "rankingInfluence in  is not a dict such as {'POPULARITY': 0.5}: [0.3]",
             ),
             (
                 {"rankingInfluence": {"PRICE": 0.3}},
-                ": rankingInfluence: expected POPULARITY or FRESHNESS, got 'PRICE'.",
+                "rankingInfluence in  has a key that is neither POPULARITY nor FRESHNESS: 'PRICE'",
             ),
             *(
                 (
                     {"rankingInfluence": {"POPULARITY": weight}},
-                    f": rankingInfluence: POPULARITY is {weight!r}. Expected a number from 0.0 to 1.0.",
+                    f"POPULARITY of rankingInfluence in  is not a number from 0.0 to 1.0: {weight!r}",
                 )
                 for weight in ("half", "1.1", "nan", "", 1.1, -0.1, True, None, float("nan"))
             ),
@@ -450,7 +461,8 @@ class TestRefusal:
         ids=shown,
     )
     def test_of_a_configuration(self, value, words):
-        assert refusal(INFERENCE, config=value) == f"batch_inference_job_config of task 't'{words}"
+        message = refusal(INFERENCE, config=value)
+        assert message.replace("batch_inference_job_config of task 't'", "", 1) == words
 
     def test_not_of_an_influence_in_the_text_that_a_template_leaves(self):
         request = build(INFERENCE, config={"rankingInfluence": {"POPULARITY": "0.5", "FRESHNESS": 1}})
@@ -459,8 +471,7 @@ class TestRefusal:
     @pytest.mark.parametrize("value", ["THEMES", "theme_generation", 1, ["THEME_GENERATION"]])
     def test_of_a_mode(self, value):
         assert refusal(INFERENCE, mode=value) == (
-            "batch_inference_job_mode of task 't': expected 'BATCH_INFERENCE' or 'THEME_GENERATION', "
-            f"got {value!r}."
+            f"batch_inference_job_mode of task 't' is not 'BATCH_INFERENCE' or 'THEME_GENERATION': {value!r}"
         )
 
     def test_of_themes_without_their_mode(self):
@@ -472,7 +483,7 @@ class TestRefusal:
 
     def test_of_the_mode_without_themes(self):
         assert refusal(INFERENCE, mode="THEME_GENERATION") == (
-            "batch_inference_job_mode of task 't': THEME_GENERATION needs theme_generation_config="
+            "batch_inference_job_mode of task 't' is THEME_GENERATION, which needs theme_generation_config="
             "{'fieldsForThemeGeneration': {'itemName': '<column of the items dataset>'}}."
         )
 
@@ -481,15 +492,16 @@ class TestRefusal:
         assert refusal(
             INFERENCE, solution_version_arn=version_arn, mode="THEME_GENERATION", themes=THEMES
         ) == (
-            "batch_inference_job_mode of task 't': THEME_GENERATION is only in us-east-1, us-west-2, "
+            "batch_inference_job_mode of task 't' is THEME_GENERATION, which is only in us-east-1, "
+            "us-west-2, "
             "ap-northeast-1, the solution version in eu-west-1."
         )
 
     @pytest.mark.parametrize("value", ["TITLE", ["TITLE"]])
     def test_of_themes_that_are_no_dict(self, value):
         assert refusal(INFERENCE, mode="THEME_GENERATION", themes=value) == (
-            f"theme_generation_config of task 't': expected a dict {EXPECTED_THEMES}, got {value!r}."
-            f"{TEMPLATE if isinstance(value, str) else ''}"
+            f"theme_generation_config of task 't' is not a dict {EXPECTED_THEMES}"
+            f"{f'.{TEMPLATE} Got {value!r}.' if isinstance(value, str) else f': {value!r}'}"
         )
 
     @pytest.mark.parametrize(
@@ -507,8 +519,7 @@ class TestRefusal:
     )
     def test_of_themes_without_a_column(self, value):
         assert refusal(INFERENCE, mode="THEME_GENERATION", themes=value) == (
-            f"theme_generation_config of task 't': got {value!r:.200}. "
-            f"Expected the name of a column, {EXPECTED_THEMES}."
+            f"theme_generation_config of task 't' does not name a column, {EXPECTED_THEMES}: {value!r:.200}"
         )
 
 
@@ -528,13 +539,14 @@ class TestJobName:
     def test_what_cannot_be_one_is_refused(self, value):
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are compared below
             read_job_name(value, "job_name of task 't'")
+        length = ", having 64 characters" if len(value) > 63 else ""
         assert str(caught.value) == (
-            f"job_name of task 't': {value!r} ({len(value)} characters) cannot be a job name. "
-            "Expected 1 to 63 letters, digits, '-' and '_', the first a letter or digit."
+            f"job_name of task 't' cannot be a job name{length}. Expected 1 to 63 letters, digits, '-' and "
+            f"'_', the first a letter or digit. Got {value!r}."
         )
 
     def test_what_is_no_text_is_refused(self):
-        with pytest.raises(ValueError, match="^job_name of task 't': expected text, got int 47"):
+        with pytest.raises(ValueError, match="^job_name of task 't' is not text, but of type int: 47$"):
             read_job_name(47, "job_name of task 't'")
 
 

@@ -211,7 +211,9 @@ class TestDeferring:
 
     def test_a_task_that_does_not_defer_says_so(self, add_job):
         sensor = make_sensor(add_job(), deferrable="perhaps")
-        with pytest.raises(InvalidParameterError, match="deferrable of task 'wait': expected true or false"):
+        with pytest.raises(
+            InvalidParameterError, match="deferrable of task 'wait' is neither true nor false"
+        ):
             sensor.execute({})
 
     @pytest.mark.parametrize("default", [True, False])
@@ -242,12 +244,12 @@ class TestBadInput:
         [
             ("", None, "job_arn of task 'wait' is empty. Expected arn:aws:personalize:"),
             (NO_JOB + " ", None, "contains white space; remove it"),
-            (NO_JOB.replace("segment", "inference"), None, "is the ARN of a batch inference job. Expected"),
+            (NO_JOB.replace("segment", "inference"), None, "is the ARN of a batch inference job, not"),
             ("arn:aws:s3:::bucket", None, "of the service 's3', not of Amazon Personalize"),
             (
                 NO_JOB,
                 "eu-west-1",
-                "region_name of task 'wait': 'eu-west-1' contradicts the region 'us-east-1'",
+                "region_name of task 'wait' contradicts the region 'us-east-1' in the ARN. Leave region_name",
             ),
         ],
     )
@@ -373,7 +375,7 @@ class TestInAirflow:
     def test_gives_up_on_a_wrong_arn_without_retries(self, gate, local_personalize):
         run = gate(None, arn="weekly", soft_fail=True)
         assert run.states == {"wait": "failed", "downstream": "upstream_failed"}
-        assert "job_arn of task 'wait': 'weekly' is not an Amazon Personalize ARN" in str(run.errors["wait"])
+        assert "job_arn of task 'wait' is not an Amazon Personalize ARN" in str(run.errors["wait"])
         assert local_personalize.calls.count() == 0
 
     def test_gives_up_on_a_connection_that_does_not_exist(self, gate, local_personalize):
@@ -382,6 +384,13 @@ class TestInAirflow:
         assert "'no_such_connection' does not exist, or cannot be read just now. Create it" in str(
             run.errors["wait"]
         )
+        assert local_personalize.calls.count() == 0
+
+    def test_gives_up_on_a_connection_of_another_type(self, gate, local_personalize, monkeypatch):
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP", "postgres://me:secret@db/shop")
+        run = gate("ACTIVE", aws_conn_id="shop", retries=2)
+        assert run.states == {"wait": "failed", "downstream": "upstream_failed"}
+        assert "The Airflow connection 'shop' is of the type 'postgres', not 'aws'" in str(run.errors["wait"])
         assert local_personalize.calls.count() == 0
 
     @pytest.mark.parametrize("option", ["soft_fail", "never_fail"])

@@ -246,7 +246,10 @@ class TestSettings:
         )
         with pytest.raises(InvalidParameterError) as caught:
             task.execute({})
-        assert str(caught.value).startswith(f"botocore_config of task 'wait': {path} holds a password")
+        assert str(caught.value).startswith(
+            f"botocore_config of task 'wait' holds a password, which Airflow stores and shows as plain "
+            f"text: {path}"
+        )
         assert "Put it into the connection's extra instead" in str(caught.value)
         assert "s3cret" not in str(caught.value)
         assert endpoint.calls == []

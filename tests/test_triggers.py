@@ -339,7 +339,7 @@ class TestResuming:
         sensor = PersonalizeBatchSegmentJobSensor(
             task_id="t", job_arn=ARN, region_name="eu-west-1", soft_fail=True
         )
-        with pytest.raises(InvalidParameterError, match="'eu-west-1' contradicts the region"):
+        with pytest.raises(InvalidParameterError, match="region_name of task 't' contradicts the region"):
             sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
 
     def test_the_triggers_trace_reaches_the_log(self, read_log):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from airflow_provider_personalize_segments.parameters import read_choice, read_dict
+from airflow_provider_personalize_segments.parameters import read_choice, read_dict, wrong_value
 from airflow_provider_personalize_segments.plain_json import show
 
 SourceOf = Callable[[str], str]
@@ -47,12 +47,12 @@ def read_extras(
     if chosen == THEME_MODE:
         if fields is None:
             raise ValueError(
-                f"{source_of(names[1])}: {THEME_MODE} needs {names[2]}="
+                f"{source_of(names[1])} is {THEME_MODE}, which needs {names[2]}="
                 "{'fieldsForThemeGeneration': {'itemName': '<column of the items dataset>'}}."
             )
         if region not in THEME_REGIONS:
             raise ValueError(
-                f"{source_of(names[1])}: {THEME_MODE} is only in {', '.join(THEME_REGIONS)}, "
+                f"{source_of(names[1])} is {THEME_MODE}, which is only in {', '.join(THEME_REGIONS)}, "
                 f"the solution version in {region}."
             )
     return _read_config(config, source_of(names[0])), chosen, fields
@@ -63,20 +63,20 @@ def _read_config(value: object, source: str) -> dict[str, Any] | None:
         return None
     config = read_dict(value, source, "such as {'itemExplorationConfig': {'explorationWeight': '0.3'}}")
     if "itemExplorationConfig" in config:
-        where = f"{source}: itemExplorationConfig"
+        where = f"itemExplorationConfig in {source}"
         for key, text in read_dict(config["itemExplorationConfig"], where, "of text by text").items():
             if not isinstance(text, str):
-                raise ValueError(
-                    f"{where}: {key!r} is {show(text)}. Expected text, such as {show(str(text))}."
+                raise wrong_value(
+                    f"{key} of {where}", "is not text", text, f"Expected text, such as {show(str(text))}."
                 )
     if "rankingInfluence" in config:
-        where = f"{source}: rankingInfluence"
+        where = f"rankingInfluence in {source}"
         example = "such as {'POPULARITY': 0.5}"
         influence: dict[str, int | float] = {}
         for key, weight in read_dict(config["rankingInfluence"], where, example).items():
             if key not in ("POPULARITY", "FRESHNESS"):
-                raise ValueError(f"{where}: expected POPULARITY or FRESHNESS, got {show(key)}.")
-            influence[key] = _read_weight(weight, f"{where}: {key}")
+                raise wrong_value(where, "has a key that is neither POPULARITY nor FRESHNESS", key)
+            influence[key] = _read_weight(weight, f"{key} of {where}")
         config = {**config, "rankingInfluence": influence}
     return config
 
@@ -87,7 +87,7 @@ def _read_weight(value: object, source: str) -> int | float:
         with suppress(ValueError):
             weight = float(value)  # a template can give only text
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
-        raise ValueError(f"{source} is {show(value)}. Expected a number from 0.0 to 1.0.")
+        raise wrong_value(source, "is not a number from 0.0 to 1.0", value)
     return weight
 
 
@@ -99,5 +99,5 @@ def _read_themes(value: object, source: str) -> dict[str, Any] | None:
     fields = themes.get("fieldsForThemeGeneration")
     column = fields.get("itemName") if isinstance(fields, dict) else None
     if not isinstance(column, str) or not re.fullmatch(_COLUMN, column, re.ASCII):
-        raise ValueError(f"{source}: got {show(value)}. Expected the name of a column, {expected}.")
+        raise wrong_value(source, f"does not name a column, {expected}", value)
     return themes

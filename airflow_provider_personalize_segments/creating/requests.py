@@ -13,6 +13,7 @@ from typing import Any
 from airflow_provider_personalize_segments.arns import (
     JOB_NAME_PATTERN,
     MAX_ARN_LENGTH,
+    MAX_JOB_NAME_LENGTH,
     parse_filter_arn,
     parse_solution_version_arn,
 )
@@ -26,8 +27,9 @@ from airflow_provider_personalize_segments.parameters import (
     read_count,
     read_dict,
     read_text,
+    wrong_value,
 )
-from airflow_provider_personalize_segments.plain_json import make_json_safe, show
+from airflow_provider_personalize_segments.plain_json import make_json_safe
 
 # https://docs.aws.amazon.com/personalize/latest/dg/limits.html
 MAX_PATH_LENGTH = 256
@@ -61,11 +63,15 @@ def read_job_name(value: object, source: str) -> str | None:
     """
     name = read_text(value, source)
     if name == "None":
-        raise ValueError(f"{source}: 'None' is what a template makes of nothing, and no name for a job.")
+        raise ValueError(f"{source} is 'None', which a template makes of nothing, and no name for a job.")
     if name and not re.fullmatch(JOB_NAME_PATTERN, name):
-        raise ValueError(
-            f"{source}: {name!r} ({len(name)} characters) cannot be a job name. "
-            "Expected 1 to 63 letters, digits, '-' and '_', the first a letter or digit."
+        raise wrong_value(
+            source,
+            f"cannot be a job name, having {len(name)} characters"
+            if len(name) > MAX_JOB_NAME_LENGTH
+            else "cannot be a job name",
+            name,
+            "Expected 1 to 63 letters, digits, '-' and '_', the first a letter or digit.",
         )
     return name
 
@@ -101,9 +107,11 @@ def build_request(
     origin = _read_path(input_path, source_of("input_path"))
     target = _read_path(output_path, source_of("output_path"))
     if f"{target.rstrip('/')}/".startswith(f"{origin.rstrip('/')}/"):
-        raise ValueError(
-            f"{source_of('output_path')}: {target!r} is equal to or under the input path {origin!r}: the "
-            "output would be read as input the next time. Keep them apart."
+        raise wrong_value(
+            source_of("output_path"),
+            "is equal to or under the input path",
+            target,
+            f"The output would be read as input the next time: keep it apart from {origin!r}.",
         )
     request = {
         "solutionVersionArn": solution_version_arn,
@@ -125,9 +133,11 @@ def build_request(
     for member, value in given.items():
         if make_json_safe(value) != value:
             source = source_of(parameters[member])
-            raise ValueError(
-                f"{source} holds a character or a number that JSON, UTF-8 or Airflow's database does not "
-                f"carry: {show(value)}. Remove it."
+            raise wrong_value(
+                source,
+                "holds a character or a number that JSON, UTF-8 or Airflow's database does not carry",
+                value,
+                "Remove it.",
             )
     return given
 
@@ -173,15 +183,15 @@ def _read_path(value: object, source: str) -> str:
     if path is None:
         raise ValueError(f"{source} is empty. {expected}")
     if path != path.strip():
-        raise ValueError(f"{source}: {path!r} begins or ends with white space; remove it. {expected}")
+        raise wrong_value(source, "begins or ends with white space; remove it", path)
     if re.search(r"[\x00-\x1f\x7f]", path):
-        raise ValueError(f"{source}: {path!r} has a control character in it; remove it. {expected}")
+        raise wrong_value(source, "has a control character in it; remove it", path)
     scheme, _, rest = path.partition("://")
     if scheme != "s3" or not re.fullmatch(_BUCKET, rest.partition("/")[0]):
-        raise ValueError(f"{source}: {path!r} is not an S3 path. {expected}")
+        raise wrong_value(source, "is not an S3 path", path, expected)
     if len(path) > MAX_PATH_LENGTH:
-        raise ValueError(
-            f"{source}: {path!r} has {len(path)} characters; Personalize takes at most {MAX_PATH_LENGTH}."
+        raise wrong_value(
+            source, f"has {len(path)} characters; Personalize takes at most {MAX_PATH_LENGTH}", path
         )
     return path
 
@@ -191,14 +201,18 @@ def _location(path: str, key: object, source: str) -> dict[str, str]:
     if arn is None:
         return {"path": path}
     if re.search(r"(^|:)alias/", arn):
-        raise ValueError(
-            f"{source}: {arn!r} is an alias; Personalize takes only the ARN of the key itself, "
-            "arn:aws:kms:<region>:<account>:key/<key ID>."
+        raise wrong_value(
+            source,
+            "is an alias; Personalize takes only the ARN of the key itself",
+            arn,
+            "Expected arn:aws:kms:<region>:<account>:key/<key ID>.",
         )
     if not re.fullmatch(_KMS_KEY_ARN, arn, re.ASCII):
-        raise ValueError(
-            f"{source}: {arn!r} is not the ARN of a KMS key. "
-            "Expected arn:aws:kms:<region>:<account>:key/<key ID>."
+        raise wrong_value(
+            source,
+            "is not the ARN of a KMS key",
+            arn,
+            "Expected arn:aws:kms:<region>:<account>:key/<key ID>.",
         )
     return {"path": path, "kmsKeyArn": arn}
 
@@ -211,7 +225,7 @@ def _read_role(value: object, source: str) -> str:
     if arn is None:
         raise ValueError(f"{source} is empty. {expected}")
     if len(arn) > MAX_ARN_LENGTH or not re.fullmatch(_ROLE_ARN, arn, re.ASCII):
-        raise ValueError(f"{source}: {arn!r} is not the ARN of an IAM role. {expected}")
+        raise wrong_value(source, "is not the ARN of an IAM role", arn, expected)
     return arn
 
 
@@ -220,8 +234,8 @@ def _read_filter(value: object, region: str, source: str) -> str | None:
     if arn is None:
         return None
     if (filter_region := parse_filter_arn(arn, source=source)) != region:
-        raise ValueError(
-            f"{source}: {arn!r} is in the region {filter_region!r}, the solution version in {region!r}."
+        raise wrong_value(
+            source, f"is in the region {filter_region!r}, the solution version in {region!r}", arn
         )
     return arn
 
@@ -229,7 +243,7 @@ def _read_filter(value: object, region: str, source: str) -> str | None:
 def _read_num_results(value: object, kind: BatchJobKind, source: str) -> int | None:
     number = read_count(value, source)
     if number and kind is BatchJobKind.SEGMENT and number > MAX_SEGMENT_USERS:
-        raise ValueError(f"{source}: {number} is too many; a segment has at most {MAX_SEGMENT_USERS} users.")
+        raise wrong_value(source, f"is too many; a segment has at most {MAX_SEGMENT_USERS} users", number)
     return number
 
 
@@ -238,23 +252,29 @@ def _read_tags(value: object, source: str) -> list[dict[str, str]]:
         return []
     tags = read_dict(value, source, "such as {'team': 'growth'}")
     if len(tags) > MAX_TAGS:
-        raise ValueError(f"{source}: {len(tags)} tags are too many; a job has at most {MAX_TAGS}.")
+        raise ValueError(f"{source} has {len(tags)} tags; a job has at most {MAX_TAGS}.")
     for key, text in tags.items():
         if not isinstance(key, str) or not isinstance(text, str):
-            raise ValueError(
-                f"{source}: expected text for keys and values, got {type(key).__name__} {show(key)} with a "
-                f"value of type {type(text).__name__}."
+            raise wrong_value(
+                source,
+                f"has a key of type {type(key).__name__}, whose value is of type {type(text).__name__}; both "
+                "must be text",
+                key,
             )
         if not 1 <= len(key) <= 128 or len(text) > 256:
-            raise ValueError(
-                f"{source}: {show(key)} or its value is too long or empty; a key has 1 to 128 characters, "
-                "a value at most 256."
+            raise wrong_value(
+                source,
+                "has a key or a value that is too long or empty",
+                key,
+                "A key has 1 to 128 characters, a value at most 256.",
             )
         if not re.fullmatch(_TAG, key) or not re.fullmatch(_TAG, text):
-            raise ValueError(
-                f"{source}: {key!r} or its value has characters that tags cannot have. "
-                "Expected letters, digits, spaces and _.:/=+-@."
+            raise wrong_value(
+                source,
+                "has a key or a value with characters that tags cannot have",
+                key,
+                "Expected letters, digits, spaces and _.:/=+-@.",
             )
         if key.lower().startswith("aws:"):
-            raise ValueError(f"{source}: {key!r} begins with 'aws:', which AWS keeps for itself.")
+            raise wrong_value(source, "has a key that begins with 'aws:', which AWS keeps for itself", key)
     return [{"tagKey": key, "tagValue": text} for key, text in tags.items()]

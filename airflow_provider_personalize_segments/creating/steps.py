@@ -73,15 +73,15 @@ class CreatingSteps(CreatedSteps):
         with fail_on_invalid_parameters():
             if getattr(task, "multiple_outputs", False):
                 raise ValueError(
-                    f"{task.source_of('multiple_outputs')}: the task returns one ARN, which Airflow cannot "
-                    "split, and would fail after the job was created. Leave it out."
+                    f"{task.source_of('multiple_outputs')} is set, but the task returns one ARN, which "
+                    "Airflow cannot split: it would fail after the job was created. Leave it out."
                 )
             wanted, record = self._find_wanted(context)
             deadline = self.deadline(context)
             _ = parameters.may_wait, parameters.may_defer, parameters.may_check_input
             if self.error_limit is not None and not parameters.may_wait:
                 raise ValueError(
-                    f"{task.source_of('max_error_rate')}: it needs wait_for_completion=True, as there is no "
+                    f"{task.source_of('max_error_rate')} needs wait_for_completion=True, as there is no "
                     "output before the job is ACTIVE. Leave it out, or give it to the sensor that waits."
                 )
             if task.outlets:
@@ -205,21 +205,18 @@ class CreatingSteps(CreatedSteps):
 
         reporter = Reporter(self.log, f"a slot to create {plan.job_arn}")
         reporter.begin("in the triggerer", self.pace.interval, deadline)
-        self.task.defer(
-            trigger=PersonalizeCreateBatchJobTrigger(
-                kind=plan.kind.name,
-                request=plan.request,
-                job_name=plan.job_name,
-                waiting_since=self.start(context).isoformat(),
-                reason=reason,
-                poke_interval=self.pace.interval,
-                **self.trigger_arguments(deadline),
-            ),
-            method_name="execute_created",
-            # Templates may render to something else when the task resumes.
-            kwargs={"job_name": plan.job_name, "request": plan.request},
-            timeout=self.deferral_timeout(deadline),
+        trigger = PersonalizeCreateBatchJobTrigger(
+            kind=plan.kind.name,
+            request=plan.request,
+            job_name=plan.job_name,
+            waiting_since=self.start(context).isoformat(),
+            reason=reason,
+            poke_interval=self.pace.interval,
+            **self.trigger_arguments(deadline),
         )
+        # Templates may render to something else when the task resumes.
+        kwargs = {"job_name": plan.job_name, "request": plan.request}
+        self.leave(trigger, "execute_created", deadline, kwargs)
 
     def execute_created(
         self,

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from airflow_provider_personalize_segments.creating.steps import CreatingSteps
 
 
+_EACH_MEMBER = "each member of the Create request has a parameter, such as num_results, filter_arn and tags"
+
+
 class CreateBatchJobOperator(JobWaitingTask):
     """
     Create a batch job once, and wait until it is ACTIVE; base of the operators for the two kinds.
@@ -107,7 +110,17 @@ class CreateBatchJobOperator(JobWaitingTask):
         "check_interval": "write poll_interval, in seconds",
         "waiter_max_attempts": "write timeout, in seconds; it alone ends the wait",
         "max_attempts": "write timeout, in seconds; it alone ends the wait",
+        "max_ingestion_time": "write timeout, in seconds; it alone ends the wait",
         "action_if_job_exists": "write if_exists, 'adopt', 'fail' or 'new'",
+        "check_if_job_exists": "the operator always looks for its job, and if_exists says what to do",
+        "data_access_role_arn": "write role_arn",
+        "input_uri": "write input_path, and input_kms_key_arn for a key",
+        "input_data_config": "write input_path, and input_kms_key_arn for a key",
+        "output_uri": "write output_path, and output_kms_key_arn for a key",
+        "output_data_config": "write output_path, and output_kms_key_arn for a key",
+        "config": _EACH_MEMBER,
+        "invoke_kwargs": _EACH_MEMBER,
+        "start_pii_entities_kwargs": _EACH_MEMBER,
         "mode": "write deferrable=True to wait in the triggerer",
     }
 

@@ -73,7 +73,7 @@ def write_tables(
         try:
             folder = _open_folder(output_path, client)
         except ValueError as error:
-            raise InvalidParameterError(f"output_path: {error}") from None
+            raise InvalidParameterError(f"output_path cannot be written to: {error}") from None
         outputs = find_outputs(client, job_arn, job, log)
         parts = [outputs] if output_file is None else [[each] for each in outputs]
         number = 0 if output_file is None else _find_number(output_file, job_arn, outputs)
@@ -103,7 +103,7 @@ def _find_number(path: str, job_arn: str, outputs: Sequence[S3Object]) -> int:
     paths = [each.path for each in outputs]
     if path not in paths:
         raise InvalidParameterError(
-            f"output_file: {show(path)} is no file that the job wrote. Expected one of those that "
+            f"output_file is no file that the job wrote: {show(path)}. Expected one of those that "
             f"PersonalizeHook.list_output_files returns, such as {paths[0]}. ({job_arn})"
         )
     return paths.index(path)
@@ -177,8 +177,8 @@ class _Result:
         others = [each for each in names if each and each[0] not in "_." and not _OURS.fullmatch(each)]
         if others:
             raise InvalidParameterError(
-                f"output_path: {self._folder.path} holds {show(others[0])}, which readers would take for a "
-                "part of the result. Choose a folder that holds nothing else."
+                f"output_path holds {show(others[0])}, which readers would take for a part of the result. "
+                f"Choose a folder that holds nothing else. Got {show(self._folder.path)}."
             )
 
     def _find_published(self, names: Mapping[str, int]) -> dict[str, Any] | None:

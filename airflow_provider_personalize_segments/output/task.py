@@ -102,12 +102,12 @@ class OutputToParquetOperator(PersonalizeTask):
         with fail_on_invalid_parameters():
             output_path = read_text(self.output_path, self.source_of("output_path"))
             if output_path is None:
-                raise ValueError(f"{self.source_of('output_path')}: expected a folder, got nothing.")
+                raise ValueError(f"{self.source_of('output_path')} is empty. Expected a folder.")
             output_file = read_text(self.output_file, self.source_of("output_file"))
             if output_file is None and self._is_for_one_file:
                 raise ValueError(
-                    f"{self.source_of('output_file')}: expected a file of the job's output, got nothing. "
-                    "Leave the parameter out to convert all files."
+                    f"{self.source_of('output_file')} is empty. Expected a file of the job's output; leave "
+                    "the parameter out to convert all files."
                 )
             limit = read_share(self.max_error_rate, self.source_of("max_error_rate"))
             if self.outlets:

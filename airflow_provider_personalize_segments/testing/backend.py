@@ -248,15 +248,24 @@ class BatchJobsBackend(SolutionVersionsBackend):
 
     def _finish(self, job: BatchJob, when: float) -> str | None:
         """Return why the job fails, if it does; otherwise its output is written."""
-        reason = self.settings.failure_of(job.arn, job.request["jobName"])
-        if reason or not job.has_output:
-            return reason
+        return self.settings.failure_of(job.arn, job.request["jobName"]) or self.write_output(job, when)
+
+    def write_output(self, job: BatchJob, when: float) -> str | None:
+        """
+        Write what a job leaves when it succeeds; return why it cannot be written, if it cannot.
+
+        :param job: the job
+        :param when: when it becomes ACTIVE, in seconds since the epoch
+        """
         recipe = self.solution_versions[job.request["solutionVersionArn"]].recipe
         run = JobRun(
             job.kind, self.account_id, self.region_name, recipe, job.request, self.settings.population
         )
         try:
-            run.write(when)
+            if job.output is not None:
+                run.write_records(job.output, job.created, when)
+            elif job.has_output:
+                run.write(when)
         except JobOutputError as error:
             return str(error)
         return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_personalize_segments.arns import JOB_NAME_PATTERN, parse_job_arn
+from airflow_provider_personalize_segments.arns import JOB_NAME_PATTERN
 from airflow_provider_personalize_segments.jobs import (
     ACTIVE_STATUS,
     BatchJobKind,
@@ -136,6 +136,7 @@ class PersonalizeControl(PersonalizeService):
         input_path: str = "s3://example-bucket/input/items.json",
         output_path: str = "s3://example-bucket/output/",
         num_results: int = 25,
+        output: Sequence[Mapping[str, Any]] | None = None,
         region_name: str | None = None,
         account_id: str | None = None,
     ) -> str:
@@ -143,7 +144,8 @@ class PersonalizeControl(PersonalizeService):
         Put a job there without creating it, and return its ARN.
 
         It stays in its status until :meth:`advance`, :meth:`set_status` or :meth:`fail_job`, writes no output
-        and is judged by no quota, though an unfinished one counts towards the five that Create allows.
+        but ``output``, and is judged by no quota, though an unfinished one counts towards the five that
+        Create allows.
 
         :param kind: the kind of job, also as the text ``segment`` or ``inference``
         :param job_name: name of the job
@@ -155,6 +157,10 @@ class PersonalizeControl(PersonalizeService):
         :param input_path: the input path it shows
         :param output_path: the output path it shows
         :param num_results: the number of results it shows
+        :param output: the records that its one file of output holds, such as ``{"input": {"itemId": "b1042"},
+            "output": {"usersList": ["user-7"]}, "error": None}``. They are in S3 when the job is ACTIVE, at
+            once or by :meth:`advance`, with ``_CHECK`` beside them; buckets that are not there are made, and
+            input of these records where ``input_path`` leads to none. ``None`` (the default) writes nothing
         :param region_name: the region it is in; ``None`` takes the solution version's
         :param account_id: the account it is in; ``None`` takes the solution version's
         :raises ValueError: when it cannot be there, or is ACTIVE though :meth:`fail_job` said it fails
@@ -169,7 +175,8 @@ class PersonalizeControl(PersonalizeService):
                     f"solution_version_arn: {solution_version_arn!r} is unknown; use add_solution_version."
                 )
             arn = backend.job_arn(kind, job_name)
-            parse_job_arn(arn, source="job_name")
+            if not re.fullmatch(JOB_NAME_PATTERN, job_name):
+                raise ValueError(f"job_name: {job_name!r} cannot be a job name.")
             reason = self._settings.failure_of(arn, job_name)
             if reason and classify_status(status) is JobState.ACTIVE:
                 raise ValueError(
@@ -195,7 +202,12 @@ class PersonalizeControl(PersonalizeService):
                 failure_reason=failure_reason or (reason if has_failed else None),
                 on_course=False,
                 has_output=False,
+                output=output,
             )
+            if classify_status(status) is JobState.ACTIVE and (
+                fault := backend.write_output(job, job.updated)
+            ):
+                raise ValueError(f"output: it cannot be written. {fault}")
             backend.put_job(job)
             if reason:
                 backend.put_on_course(job)

@@ -7,7 +7,6 @@ Airflow itself, as a user's tests do. Nothing leaves the machine.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import runpy
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any, Never
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
@@ -169,7 +169,13 @@ class Demo:
         self._start("doomed-segments", version, 100)
         run = self._run_dag("wait_for_segment_job", {"solution_version_arn": version})
         self._expect(
-            run, {"list_jobs": "success", "wait_for_job": "failed", "show_segments": "upstream_failed"}
+            run,
+            {
+                "list_jobs": "success",
+                "take_newest": "success",
+                "wait_for_job": "failed",
+                "show_segments": "upstream_failed",
+            },
         )
         if reason not in str(failure := run.errors.get("wait_for_job")):
             raise DemoFailed(f"wait_for_job failed without the job's reason, but with {failure!r}.")
@@ -213,9 +219,10 @@ class Demo:
         :param conf: its parameters
         """
         dag = self._load_dag(name)
-        # Only what the example itself prints goes to the screen, not what Airflow logs meanwhile.
+        # Only what the example itself logs goes to the screen, not what Airflow logs meanwhile.
         example = dag.get_task("show_segments").python_callable.__globals__
-        example["print"] = functools.partial(print, file=self._narrator.screen)
+        screen = self._narrator.screen
+        example["log"] = SimpleNamespace(info=lambda message, *args: print(message % args, file=screen))
         for task in dag.tasks:
             # The callbacks are functions: Airflow 3.0 copies them with the task, and would copy a method's
             # object, too. The demo tells of failures afterwards: Airflow 3.1 and 3.2 call no callback then.

@@ -12,7 +12,7 @@ import math
 import posixpath
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -88,13 +88,14 @@ class JobRun:
         :raises JobOutputError: when a path leads nowhere or the input is too much; then nothing is written
         """
         source = self.request["jobInput"]["s3DataSource"]["path"]
-        target = self.request["jobOutput"]["s3DataDestination"]
+        target = self.request["jobOutput"]["s3DataDestination"]["path"]
         inputs = self._read_input(source)
-        bucket, prefix = self._open(target["path"], "output")
+        bucket, prefix = self._open(target, "output")
         lines_per_file = THEME_LINES if self._themed else RECIPES[self.recipe].lines
         outputs = {f"{prefix}_CHECK": b""}
         for key, content in inputs.items():
-            lines = [line for line in content.decode(errors="replace").splitlines() if line.strip()]
+            # Only a line feed ends a line of JSON Lines: str.splitlines() knows others, which text may hold.
+            lines = [line for line in content.decode(errors="replace").split("\n") if line.strip()]
             # AWS does not document what an input file without records does to a job. That it fails is our
             # assumption: a job that ends ACTIVE without output would hide the mistake from a test.
             if not lines:
@@ -107,13 +108,42 @@ class JobRun:
                     f"Invalid input file {key}: it has {len(lines)} lines, "
                     f"{self.recipe} takes at most {lines_per_file}."
                 )
-            outputs[f"{prefix}{posixpath.basename(key)}.out"] = "".join(
-                json.dumps(self._record(line), ensure_ascii=False, separators=(",", ":")) + "\n"
-                for line in lines
-            ).encode()
+            outputs[f"{prefix}{posixpath.basename(key)}.out"] = _dump(self._record(line) for line in lines)
+        self._put(bucket, outputs, when)
+
+    def write_records(self, records: Sequence[Mapping[str, Any]], created: float, when: float) -> None:
+        """
+        Write output that somebody else has made up, and the input to it where there is none.
+
+        Buckets that are not there are made.
+
+        :param records: the records, as a file of output has them
+        :param created: when the job was created, in seconds since the epoch, so that no input looks newer
+        :param when: when the job becomes ACTIVE, in the same form
+        :raises JobOutputError: when a path leads nowhere
+        """
+        source = self.request["jobInput"]["s3DataSource"]["path"]
+        target = self.request["jobOutput"]["s3DataDestination"]["path"]
+        for path in (source, target):
+            match = _S3_PATH.fullmatch(path)
+            if match and match["bucket"] not in self._s3.buckets:
+                self._s3.create_bucket(match["bucket"], self.region_name)
+        bucket, key = self._open(source, "input")
+        try:
+            key = next(iter(self._read_input(source)))
+        except JobOutputError:
+            key = f"{key}items.json" if key.endswith("/") or not key else key
+            content = _dump(record.get("input", {}) for record in records)
+            read = self._s3.put_object(bucket.name, key, content)
+            read.last_modified = datetime.fromtimestamp(math.floor(created), UTC).replace(tzinfo=None)
+        bucket, prefix = self._open(target, "output")
+        outputs = {f"{prefix}_CHECK": b"", f"{prefix}{posixpath.basename(key)}.out": _dump(records)}
+        self._put(bucket, outputs, when)
+
+    def _put(self, bucket: FakeBucket, outputs: Mapping[str, bytes], when: float) -> None:
         # S3 keeps whole seconds; rounded up, so that no output looks older than the job that wrote it.
         modified = datetime.fromtimestamp(math.ceil(when), UTC).replace(tzinfo=None)
-        kms_key = target.get("kmsKeyArn")
+        kms_key = self.request["jobOutput"]["s3DataDestination"].get("kmsKeyArn")
         for key, content in outputs.items():
             written = self._s3.put_object(
                 bucket.name, key, content, encryption="aws:kms" if kms_key else None, kms_key_id=kms_key
@@ -201,6 +231,12 @@ class JobRun:
             answer["theme"] = _THEMES[theme]
             answer["itemsThemeRelevanceScores"] = _falling_scores(len(items))
         return answer
+
+
+def _dump(records: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return records as JSON Lines, as real jobs write them."""
+    dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    return "".join(f"{dump(record)}\n" for record in records).encode()
 
 
 def _find_error(recipe: Recipe, record: Mapping[str, Any]) -> str | None:

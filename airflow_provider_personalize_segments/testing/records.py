@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,7 +84,9 @@ class BatchJob:
     on_course: bool = True
     """Whether it advances by itself: seeded jobs, and those whose status was set by hand, do not."""
     has_output: bool = True
-    """Whether it writes output when it succeeds: seeded jobs do not."""
+    """Whether it reads its input and writes output when it succeeds: seeded jobs do not."""
+    output: Sequence[Mapping[str, Any]] | None = None
+    """The records that a seeded job writes when it succeeds; ``None`` when it writes none."""
     looks: int = 0
     due: float | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -15,14 +15,20 @@ def shorten_waits(dag: Any, interval: float | None, timeout: float | None) -> It
     """
     Cap the waits of all tasks, which are for jobs of half an hour, and give the tasks theirs back.
 
+    A wait that cannot be read stays as it is: the task is to fail as it would without the cap.
+
     :param dag: the DAG
     :param interval: the most seconds between two looks, and between two tries; ``None`` changes neither
     :param timeout: the most seconds that a task waits; ``None`` changes nothing
     """
     with contextlib.ExitStack() as exits:
         for task in dag.tasks:
+            if hasattr(task, "_disallow_kwargs_override"):
+                # What expand_kwargs() is given may be known only when the task runs; then it comes first.
+                exits.enter_context(_replaced(task, "_disallow_kwargs_override", False))
             for name, limit in _find_waits(task, interval, timeout).items():
                 exits.enter_context(_capped(_values_of(task), name, limit))
+        exits.enter_context(_capped_paces(interval, timeout))
         if interval is not None:
             exits.enter_context(_without_pause_before_events())
         yield
@@ -31,16 +37,25 @@ def shorten_waits(dag: Any, interval: float | None, timeout: float | None) -> It
 def _find_waits(task: Any, interval: float | None, timeout: float | None) -> dict[str, Any]:
     """Return the limits for one task, by the names of its parameters."""
     kind: Any = getattr(task, "operator_class", type(task))
-    names = {*_values_of(task), *_parameters(kind)}
-    intervals = names & {"poke_interval", "poll_interval"}
-    limits: dict[str, Any] = {}
-    if interval is not None:
-        limits = {**dict.fromkeys(intervals, interval), "retry_delay": timedelta(seconds=interval)}
-    # Other tasks than those that wait may mean something else by it.
-    if timeout is not None and intervals:
-        limits["timeout"] = timeout
+    limits: dict[str, Any] = {} if interval is None else {"retry_delay": timedelta(seconds=interval)}
+    # A create operator's waits are templates, and capped once they are read.
+    names = set() if _is_creating(kind) else {*_values_of(task), *_parameters(kind)}
+    if intervals := names & {"poke_interval", "poll_interval"}:
+        if interval is not None:
+            limits |= dict.fromkeys(intervals, interval)
+        # Other tasks than those that wait may mean something else by it.
+        if timeout is not None:
+            limits["timeout"] = timeout
     mapped_over = getattr(getattr(task, "expand_input", None), "value", {})
-    return {name: limit for name, limit in limits.items() if name not in mapped_over}
+    if isinstance(mapped_over, Mapping):
+        limits = {name: limit for name, limit in limits.items() if name not in mapped_over}
+    return limits
+
+
+def _is_creating(kind: Any) -> bool:
+    from airflow_provider_personalize_segments.creating.task import CreateBatchJobOperator
+
+    return isinstance(kind, type) and issubclass(kind, CreateBatchJobOperator)
 
 
 @cache
@@ -61,12 +76,12 @@ def _values_of(task: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _capped(values: dict[str, Any], name: str, limit: Any) -> Iterator[None]:
-    had, old = name in values, values.get(name)
-    seconds = old.total_seconds() if isinstance(old, timedelta) else old
-    most = limit.total_seconds() if isinstance(limit, timedelta) else limit
-    if isinstance(seconds, (int, float)) and seconds <= most:
+    old = values.get(name)
+    seconds, most = _seconds_of(old), _seconds_of(limit)
+    if old is not None and (seconds is None or not seconds > (most or 0.0)):
         yield
         return
+    had = name in values
     values[name] = limit
     try:
         yield
@@ -75,6 +90,41 @@ def _capped(values: dict[str, Any], name: str, limit: Any) -> Iterator[None]:
             values[name] = old
         else:
             del values[name]
+
+
+def _seconds_of(value: Any) -> float | None:
+    """Return the seconds of a length of time; ``None`` when it is none."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextlib.contextmanager
+def _capped_paces(interval: float | None, timeout: float | None) -> Iterator[None]:
+    """Cap the waits of create operators, once they are rendered and found to be right."""
+    from airflow_provider_personalize_segments.creating import rendered
+
+    module: Any = rendered
+    make_pace = module.Pace
+
+    def make_capped(given_interval: float, given_timeout: float) -> Any:
+        return make_pace(
+            given_interval if interval is None else min(given_interval, interval),
+            given_timeout if timeout is None else min(given_timeout, timeout),
+        )
+
+    with _replaced(module, "Pace", make_capped):
+        yield
 
 
 @contextlib.contextmanager

@@ -32,11 +32,11 @@ WHAT_TO_CLICK = """\
 Open a DAG and trigger it with the button at the top right; its page says what it does.
 Tasks ask about their jobs once a minute or two, so most of them wait for two minutes.
 
-  wait_for_segment_job       start here: waits for a job, and prints its segments
+  wait_for_segment_job       start here: waits for a job, and logs its segments
   alert_when_job_fails       waits for a job that fails; the log of its task says why
   wait_for_all_segment_jobs  waits for all jobs of a solution version, each in a mapped task
   wait_for_inference_job     waits for the other kind of job, in reschedule mode
-  create_segment_job         uploads input, creates a job, and prints its segments
+  create_segment_job         uploads input, creates a job, and logs its segments
   create_inference_job       creates the other kind of job, and waits for it in the triggerer
   check_segments             waits for a job, and reads its output before the gate opens
   segments_to_parquet        waits for a job, makes a Parquet table of its segments, and reads it

@@ -15,7 +15,7 @@ from airflow_provider_personalize_segments.airflow_compat import (
     find_first_start,
 )
 from airflow_provider_personalize_segments.errors import InvalidParameterError, fail_on_invalid_parameters
-from airflow_provider_personalize_segments.parameters import read_bool
+from airflow_provider_personalize_segments.parameters import read_bool, read_seconds
 from airflow_provider_personalize_segments.waiting.pace import Pace
 from airflow_provider_personalize_segments.waiting.steps import WaitingSteps
 
@@ -66,6 +66,7 @@ class SensorSteps(WaitingSteps):
         task = self.task
         with fail_on_invalid_parameters():
             deferrable = read_bool(task.deferrable, task.source_of("deferrable"))
+            read_seconds(task.poke_interval, task.source_of("poke_interval"))
             _ = self.error_limit
         _ = task.hook  # raises what is wrong outside poke, where soft_fail and never_fail would hide it
         return self.poke_and_defer(context) if deferrable else self._poke_until_done(context)

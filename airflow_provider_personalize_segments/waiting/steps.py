@@ -12,12 +12,20 @@ from airflow_provider_personalize_segments.links import has_links
 from airflow_provider_personalize_segments.parameters import MAX_SECONDS, read_verify
 from airflow_provider_personalize_segments.waiting.events import Outcome, load_error, read_event
 from airflow_provider_personalize_segments.waiting.questions import JobQuestions, seconds_until
+from airflow_provider_personalize_segments.waiting.verdicts import show_seconds
 
 if TYPE_CHECKING:
+    from airflow.triggers.base import BaseTrigger
+
     from airflow_provider_personalize_segments.airflow_compat import Context
 
 PAUSE_BEFORE_SECOND_QUESTION = 2.0
 """Seconds, on the worker, when AWS did not answer the first one."""
+LEAVING = (
+    "The triggerer goes on. If no line of its own follows here within %s, see whether a triggerer runs "
+    "(airflow jobs check --job-type TriggererJob) and has room ([triggerer] capacity). (%s)"
+)
+"""The last line of a worker that defers: without a triggerer, nobody would say another word until the end."""
 DEFERRAL_TIMEOUT_MARGIN = timedelta(minutes=5)
 """How long after the trigger's own deadline Airflow gives up on a triggerer."""
 
@@ -90,19 +98,35 @@ class WaitingSteps(JobQuestions):
         self.report(self.start(context)).begin(
             "in the triggerer", pace.interval, deadline, grows=pace.exponential_backoff
         )
+        trigger = PersonalizeBatchJobTrigger(
+            job_arn=self.awaited_arn,
+            poke_interval=pace.interval,
+            exponential_backoff=pace.exponential_backoff,
+            max_wait=pace.max_wait,
+            silent_fail=pace.silent_fail,
+            is_created=self.has_created,
+            waiting_since=self.start(context).isoformat(),
+            **self.trigger_arguments(deadline),
+        )
+        self.leave(trigger, "execute_complete", deadline)
+
+    def leave(
+        self, trigger: BaseTrigger, method_name: str, deadline: datetime, kwargs: dict[str, Any] | None = None
+    ) -> Never:
+        """
+        Say who goes on, and hand the task over; the trigger itself ends in time.
+
+        :param trigger: what goes on
+        :param method_name: the task's method that Airflow is to call then
+        :param deadline: until when to wait; Airflow gives up a little later, for when no triggerer runs
+        :param kwargs: arguments for the method
+        """
+        self.log.info(LEAVING, show_seconds(max(120.0, 2 * self.pace.interval)), self.awaited_arn)
         self.task.defer(
-            trigger=PersonalizeBatchJobTrigger(
-                job_arn=self.awaited_arn,
-                poke_interval=pace.interval,
-                exponential_backoff=pace.exponential_backoff,
-                max_wait=pace.max_wait,
-                silent_fail=pace.silent_fail,
-                is_created=self.has_created,
-                waiting_since=self.start(context).isoformat(),
-                **self.trigger_arguments(deadline),
-            ),
-            method_name="execute_complete",
-            timeout=self.deferral_timeout(deadline),
+            trigger=trigger,
+            method_name=method_name,
+            kwargs=kwargs,
+            timeout=timedelta(seconds=max(0.0, seconds_until(deadline))) + DEFERRAL_TIMEOUT_MARGIN,
         )
 
     def trigger_arguments(self, deadline: datetime) -> dict[str, Any]:
@@ -123,15 +147,6 @@ class WaitingSteps(JobQuestions):
             "verify": read_verify(task.verify, task.source_of("verify")),
             "botocore_config": task.botocore_config or None,
         }
-
-    @staticmethod
-    def deferral_timeout(deadline: datetime) -> timedelta:
-        """
-        Return when Airflow is to give up; the trigger itself ends in time, this is for when none runs.
-
-        :param deadline: until when to wait
-        """
-        return timedelta(seconds=max(0.0, seconds_until(deadline))) + DEFERRAL_TIMEOUT_MARGIN
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """

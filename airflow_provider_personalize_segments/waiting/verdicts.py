@@ -158,7 +158,7 @@ class Reporter:
             self._subject,
             "ever more rarely, at first " if grows else "",
             f"{interval:g} s" if interval % 60 else show_seconds(interval),
-            "it is over" if until is None else f"{until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+            "it is over" if until is None else show_moment(until),
         )
 
     def tell(self, verdict: Verdict, *, tells_fault: bool = True) -> None:
@@ -225,6 +225,15 @@ class Reporter:
 def _find_mark(waited: float) -> float:
     """Return after how many seconds of waiting the log is told next: 1, 5, 15 and 60 minutes, then hourly."""
     return next((mark for mark in _MARKS if mark > waited), (waited // 3600 + 1) * 3600)
+
+
+def show_moment(moment: datetime) -> str:
+    """
+    Return a moment as a person reads it: ``2026-12-02 02:41:02 UTC``.
+
+    :param moment: the moment, with an offset
+    """
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def show_seconds(seconds: float) -> str:

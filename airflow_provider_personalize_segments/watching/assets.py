@@ -43,7 +43,8 @@ def check_folder(outlets: Iterable[Any], path: str, source: str) -> None:
             _make_asset(path)
         except ValueError as error:
             raise ValueError(
-                f"{source}: {error}. Choose another, or take the AssetAlias out of the task's outlets."
+                f"{source} cannot become an asset: {error}. Choose another, or take the AssetAlias out of "
+                "the task's outlets."
             ) from None
 
 
@@ -110,7 +111,7 @@ def emit_table(
 def _make_asset(path: str) -> Any:
     if not path.isascii():
         # A worker of Airflow 3.1 or later takes it, and then the API server fails the task that succeeded.
-        raise ValueError(f"{show(path)} has characters that are not ASCII, which Airflow does not take")
+        raise ValueError(f"Airflow takes only ASCII characters, unlike those of {show(path)}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Airflow warns of what it drops; below, that is an error

@@ -27,6 +27,7 @@ from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState
 from airflow_provider_personalize_segments.parameters import (
     read_choice,
     read_config,
+    read_connection_id,
     read_seconds,
     read_text,
     read_verify,
@@ -135,7 +136,7 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
                 name: read_seconds(value, name) or _refuse(name)
                 for name, value in (("poll_interval", poll_interval), ("look_back", look_back))
             }
-            read_text(aws_conn_id, "aws_conn_id")
+            read_connection_id(aws_conn_id, "aws_conn_id")
             read_verify(verify, "verify")
             config = read_config(
                 json.loads(botocore_config) if isinstance(botocore_config, str) else botocore_config,

@@ -406,7 +406,8 @@ class TestTasks:
                 task_id="wait", job_arn=arn, max_error_rate=value, deferrable=deferrable
             )
             with pytest.raises(
-                InvalidParameterError, match=r"max_error_rate of task 'wait': .* from 0\.0 to 1\.0"
+                InvalidParameterError,
+                match=r"max_error_rate of task 'wait' is not a share\. .* from 0\.0 to 1\.0",
             ):
                 task.execute({"ti": TaskInstance()})
         assert len(local_personalize.calls) == 0

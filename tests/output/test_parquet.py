@@ -347,7 +347,7 @@ class TestMapped:
         with pytest.raises(InvalidParameterError) as caught:
             convert(job_arn, output_file="s3://example-bucket/other.out")
         assert str(caught.value) == (
-            "output_file: 's3://example-bucket/other.out' is no file that the job wrote. Expected one of "
+            "output_file is no file that the job wrote: 's3://example-bucket/other.out'. Expected one of "
             "those that PersonalizeHook.list_output_files returns, such as "
             f"s3://{BUCKET}/output-weekly/0.json.out. ({job_arn})"
         )
@@ -359,7 +359,10 @@ class TestMapped:
             task_id="t", job_arn=job_arn, output_path=TABLES, output_file="{{ x }}"
         )
         task.output_file = nothing  # as rendered
-        with pytest.raises(InvalidParameterError, match="expected a file of the job's output, got nothing"):
+        with pytest.raises(
+            InvalidParameterError,
+            match="output_file of task 't' is empty. Expected a file of the job's output",
+        ):
             task.execute({"ti": TaskInstance()})
 
 
@@ -370,17 +373,17 @@ class TestRefusals:
         with pytest.raises(InvalidParameterError) as caught:
             convert(job_arn)
         assert str(caught.value) == (
-            f"output_path: {TABLES} holds 'old.csv', which readers would take for a part of the result. "
-            "Choose a folder that holds nothing else."
+            "output_path holds 'old.csv', which readers would take for a part of the result. "
+            f"Choose a folder that holds nothing else. Got {TABLES!r}."
         )
         assert names() == ["old.csv"]
 
     @pytest.mark.parametrize(
         ("path", "words"),
         [
-            ("", "output_path of task 'convert': expected a folder, got nothing"),
-            ("nonsense://x/y", "output_path: "),
-            ("s3:///x", "output_path: 's3:///x/' is no path in S3"),
+            ("", "output_path of task 'convert' is empty. Expected a folder"),
+            ("nonsense://x/y", "output_path cannot be written to: "),
+            ("s3:///x", "output_path cannot be written to: 's3:///x/' is no path in S3"),
         ],
     )
     def test_a_path_that_leads_nowhere(self, path, words, add_job):
@@ -403,7 +406,7 @@ class TestRefusals:
 
     def test_a_job_of_the_other_kind(self, add_job):
         job_arn = add_job({"a.json.out": segments(1)})
-        with pytest.raises(InvalidParameterError, match="batch-inference-job"):
+        with pytest.raises(InvalidParameterError, match="not of a batch inference job"):
             convert(job_arn, PersonalizeRecommendationsToParquetOperator)
 
     def test_a_missing_library(self, add_job, monkeypatch):

@@ -6,10 +6,13 @@ import threading
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from airflow_names import DAG
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_personalize_segments.jobs import BATCH_JOB_KINDS, BatchJobKind
+from airflow_provider_personalize_segments.operators import PersonalizeSegmentsToParquetOperator
+from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 from airflow_provider_personalize_segments.testing import (
     LocalPersonalize,
     PersonalizeControl,
@@ -18,6 +21,21 @@ from airflow_provider_personalize_segments.testing import (
 from airflow_provider_personalize_segments.testing.changes import ChangeFeed
 
 SEGMENT = BatchJobKind.SEGMENT
+INPUT_BUCKET = "segments-bucket"
+"""Where ``inside.put_input`` puts input."""
+RECORDS = [
+    {"input": {"itemId": "b1042"}, "output": {"usersList": ["user-\u2028-7", "user-9"]}, "error": None},
+    {"input": {"itemId": "b\x85\u2029"}, "output": {"usersList": []}, "error": "User error: no such item"},
+]
+
+
+def read_objects(inside, bucket):
+    """Return the text of all objects in a bucket, by key."""
+    s3 = inside.client("s3")
+    return {
+        each["Key"]: s3.get_object(Bucket=bucket, Key=each["Key"])["Body"].read().decode()
+        for each in s3.list_objects_v2(Bucket=bucket).get("Contents", [])
+    }
 
 
 class TestOptions:
@@ -111,6 +129,89 @@ class TestAddJob:
             ("PENDING", "SOMETHING NEW"), ("CREATE IN_PROGRESS", "CREATE FAILED"), ("ACTIVE", "CREATE FAILED")
         ]  # fmt: skip
         assert control.job(other)["failureReason"] == "no luck"
+
+    def test_output_is_there_when_the_job_is_active(self, inside):
+        control = inside.open(progress="by_hand")
+        arn = control.add_solution_version()
+        options = {"solution_version_arn": arn, "output": RECORDS, "input_path": "s3://shop/in/items.json"}
+        control.add_job(SEGMENT, "done", output_path="s3://shop/done/", **options)
+        later = control.add_job(
+            SEGMENT, "later", status="CREATE IN_PROGRESS", output_path="s3://shop/later/", **options
+        )
+        assert read_objects(inside, "shop").keys() == {
+            "in/items.json", "done/_CHECK", "done/items.json.out"
+        }  # fmt: skip
+        control.advance(later)
+        objects = read_objects(inside, "shop")
+        for folder in ("done", "later"):
+            lines = objects[f"{folder}/items.json.out"].removesuffix("\n").split("\n")
+            assert [json.loads(line) for line in lines] == RECORDS
+        assert [json.loads(line) for line in objects["in/items.json"].split("\n") if line] == [
+            record["input"] for record in RECORDS
+        ]
+
+    def test_output_is_called_after_the_input_that_is_there(self, inside):
+        control = inside.open()
+        inside.put_input("{}", "in/weekly.jsonl")
+        control.add_job(
+            SEGMENT,
+            "job",
+            solution_version_arn=control.add_solution_version(),
+            input_path=f"s3://{INPUT_BUCKET}/in/",
+            output_path=f"s3://{INPUT_BUCKET}/out/",
+            output=RECORDS,
+        )
+        objects = read_objects(inside, INPUT_BUCKET)
+        assert objects.keys() == {"in/weekly.jsonl", "out/_CHECK", "out/weekly.jsonl.out"}
+        assert objects["in/weekly.jsonl"] == "{}"
+
+    def test_output_of_a_job_that_fails_is_not_written(self, inside):
+        control = inside.open()
+        control.fail_job("job", "no luck")
+        arn = control.add_solution_version()
+        job = control.add_job(
+            SEGMENT, "job", solution_version_arn=arn, status="CREATE IN_PROGRESS", output=RECORDS
+        )
+        assert control.job(job)["status"] == "CREATE FAILED"
+        assert inside.client("s3").list_buckets()["Buckets"] == []
+
+    def test_output_without_a_place_is_refused(self, inside):
+        control = inside.open()
+        arn = control.add_solution_version()
+        with pytest.raises(
+            ValueError, match=r"^output: it cannot be written. Invalid S3 output path: here is"
+        ):
+            control.add_job(SEGMENT, "job", solution_version_arn=arn, output_path="here", output=[])
+        control.add_job(SEGMENT, "job", solution_version_arn=arn)  # the name is still free
+
+    @pytest.mark.parametrize("deferrable", [False, True])
+    def test_output_is_judged_and_converted_behind_a_sensor(self, inside, deferrable):
+        control = inside.open()
+        control.add_job(
+            SEGMENT, "weekly", solution_version_arn=control.add_solution_version(), output=RECORDS
+        )
+        arn = "arn:aws:personalize:us-east-1:123456789012:batch-segment-job/weekly"
+        with DAG("judged", schedule=None) as dag:
+            for name, most in (("loose", 0.5), ("strict", 0.1)):
+                options = {"task_id": name, "job_arn": arn, "max_error_rate": most, "deferrable": deferrable}
+                wait = PersonalizeBatchSegmentJobSensor(**options)
+                convert = PersonalizeSegmentsToParquetOperator(
+                    task_id=f"convert_{name}",
+                    job_arn=arn,
+                    output_path=f"s3://example-bucket/tables/{name}/",
+                    max_error_rate=most,
+                )
+                wait >> convert
+        run = control.run(dag)
+        assert run.states == {
+            "loose": "success",
+            "convert_loose": "success",
+            "strict": "failed",
+            "convert_strict": "upstream_failed",
+        }
+        assert "1 of 2 records have an error" in str(run.errors["strict"])
+        assert run.xcom("loose", "counts")["records"] == 2
+        assert run.xcoms["convert_loose"]["rows"] == 2
 
     def test_naive_times_are_utc(self, inside):
         control = inside.open()

@@ -110,6 +110,8 @@ def test_tells_of_each_task_and_job_and_of_the_reason_why_one_failed(tmp_path, m
                 "Airflow runs wait_for_segment_job",
                 "list_jobs starts",
                 "list_jobs succeeded",
+                "take_newest starts",
+                "take_newest succeeded",
                 "wait_for_job starts",
                 "  doomed-segments is CREATE IN_PROGRESS after . s",
                 "  doomed-segments is CREATE FAILED after . s",

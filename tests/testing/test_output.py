@@ -32,7 +32,7 @@ def run(inside, make_request):
         written = {}
         for key in {each["Key"] for each in found} - set(inputs):
             body = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
-            written[key] = [json.loads(line) for line in body.splitlines()]
+            written[key] = [json.loads(line) for line in body.split("\n") if line]
         return job, written
 
     return run
@@ -171,6 +171,17 @@ class TestRecords:
     def test_blank_lines_and_a_missing_last_newline_do_not_matter(self, run):
         _, written = run("aws-item-affinity", {"input/items.json": '\n{"itemId": "1"}\n\n{"itemId": "2"}'})
         assert [record["input"]["itemId"] for record in written["output/items.json.out"]] == ["1", "2"]
+
+    @pytest.mark.parametrize("ending", ["\n", "\r\n"])
+    def test_only_a_line_feed_ends_a_line(self, run, ending):
+        odd = [f"b{character}1" for character in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"]
+        text = ending.join(json.dumps({"itemId": item}, ensure_ascii=False) for item in odd)
+        # JSON escapes control characters; the others stand in the file as they are.
+        assert "\x85" in text
+        _, written = run("aws-item-affinity", {"input/items.json": text})
+        records = written["output/items.json.out"]
+        assert [record["input"]["itemId"] for record in records] == odd
+        assert [record["error"] for record in records] == [None] * len(odd)
 
     def test_no_record_names_more_users_than_there_are(self, run):
         _, written = run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from airflow_provider_personalize_segments.errors import PersonalizeJobFailedErr
 from airflow_provider_personalize_segments.operators import (
     PersonalizeCreateBatchSegmentJobOperator,
     PersonalizeListBatchSegmentJobsOperator,
+    PersonalizeSegmentsToParquetOperator,
 )
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 from airflow_provider_personalize_segments.testing import LocalPersonalize, mock_personalize
@@ -220,6 +222,75 @@ class TestHowItEnds:
             24 * 60 * 60, 60, timedelta(minutes=5)
         )  # fmt: skip
         assert not {"timeout", "poke_interval"} & mapped.partial_kwargs.keys()
+
+    @pytest.mark.parametrize("are_known", [False, True])
+    def test_waits_of_tasks_that_are_mapped_over_dicts(self, control, running, are_known):
+        dicts = [{"job_arn": running}, {"job_arn": running, "timeout": 0.3}]
+        with DAG("mapped_over_dicts", schedule=None) as dag:
+
+            @task
+            def find():
+                return dicts
+
+            PersonalizeBatchSegmentJobSensor.partial(task_id="wait").expand_kwargs(
+                dicts if are_known else find()
+            )
+        run = control.run(dag, timeout=1)
+        errors = {name: str(error) for name, error in run.errors.items()}
+        assert errors.keys() == {"wait[0]", "wait[1]"}
+        assert "timeout of 1 s was over" in errors["wait[0]"]
+        assert "timeout of 0.3 s was over" in errors["wait[1]"]
+
+    def test_tables_of_dicts(self, control, version):
+        record = {"input": {"itemId": "1"}, "output": {"usersList": ["7"]}, "error": None}
+        arn = control.add_job("segment", "done", solution_version_arn=version, output=[record])
+        with DAG("tables", schedule=None) as dag:
+
+            @task
+            def find():
+                return [{"job_arn": arn, "output_path": "s3://example-bucket/table/"}]
+
+            PersonalizeSegmentsToParquetOperator.partial(
+                task_id="convert", retry_delay=timedelta(minutes=1), retries=2
+            ).expand_kwargs(find())
+        run = control.run(dag)
+        assert run.states == {"find": "success", "convert[0]": "success"}
+        assert run.xcoms["convert"][0]["rows"] == 1
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"timeout": "6 hours"}, "timeout of task 'create' is not a duration. .* Got '6 hours'"),
+            (
+                {"timeout": "{{ params.timeout }}"},
+                "timeout of task 'create' is not a duration. .* Got 'soon'",
+            ),
+            ({"poll_interval": "1 min"}, "poll_interval of task 'create' is not a duration. .* Got '1 min'"),
+            ({"poll_interval": 0}, "poll_interval of task 'create' is not a duration. .* Got 0"),
+        ],
+        ids=str,
+    )
+    def test_waits_that_cannot_be_read_stay_and_fail(self, control, version, options, words):
+        run = control.run(creator(version, params={"timeout": "soon"}, **options))
+        assert run.states == {"create": "failed"}
+        assert re.search(words, str(run.errors["create"]))
+        assert control.calls.count("CreateBatchSegmentJob") == 0
+
+    def test_waits_of_a_mapped_sensor_that_cannot_be_read_stay_and_fail(self, control, arn):
+        sensor = PersonalizeBatchSegmentJobSensor.partial(task_id="wait", timeout="6 hours")
+        run = control.run(sensor.expand(job_arn=[arn]))
+        assert run.states == {"wait[0]": "failed"}
+
+    @pytest.mark.parametrize("timeout", ["{{ params.timeout }}", "86400", timedelta(days=1), None])
+    def test_waits_are_short_however_they_are_given(self, control, version, timeout):
+        put_input(control)
+        control.on_status_change(
+            lambda job, old, new, when: new == "CREATE PENDING" and control.set_status(
+                job["batchSegmentJobArn"], "SLUMBERING"
+            )
+        )  # fmt: skip
+        run = control.run(creator(version, timeout=timeout, params={"timeout": "86400"}), timeout=0.5)
+        assert "when the timeout of 0.5 s was over" in str(run.errors["create"])
 
     def test_shorter_waits_stay(self, control, running):
         sensor = PersonalizeBatchSegmentJobSensor(task_id="wait", job_arn=running, timeout=0.25)

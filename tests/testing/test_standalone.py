@@ -62,7 +62,12 @@ ENDS = {
         "report": "success",
     },
     "wait_for_inference_job": {"wait_for_job": "success", "announce": "success"},
-    "wait_for_segment_job": {"list_jobs": "success", "wait_for_job": "success", "show_segments": "success"},
+    "wait_for_segment_job": {
+        "list_jobs": "success",
+        "take_newest": "success",
+        "wait_for_job": "success",
+        "show_segments": "success",
+    },
 }
 READER = "segments_as_assets_reader"
 """The DAG that starts by itself when another's job is ACTIVE."""

@@ -44,21 +44,22 @@ class TestParameters:
             ({"kind": "segments"}, "Expected a kind of batch job, 'segment' or 'inference', got 'segments'."),
             (
                 {"solution_version_arn": "shop"},
-                "solution_version_arn: 'shop' is not an Amazon",
+                "solution_version_arn is not an Amazon",
             ),
             (
                 {"solution_version_arn": SOLUTION_VERSION_ARN, "region_name": "eu-west-1"},
-                "region_name: 'eu-west-1' contradicts the region 'us-east-1' in the ARN.",
+                "region_name contradicts the region 'us-east-1' in the ARN.",
             ),
-            ({"poll_interval": 0}, "poll_interval: 0 is not a duration. Expected seconds, more than 0"),
+            ({"poll_interval": 0}, "poll_interval is not a duration. Expected seconds, more than 0"),
             ({"poll_interval": None}, "poll_interval is empty. Expected seconds."),
-            ({"look_back": "an hour"}, "look_back: 'an hour' is not a duration."),
-            ({"endings": "both"}, "endings: expected 'active' or 'failed' or 'all', got 'both'."),
-            ({"aws_conn_id": 5}, "aws_conn_id: expected text, got int 5."),
+            ({"look_back": "an hour"}, "look_back is not a duration."),
+            ({"endings": "both"}, "endings is not 'active' or 'failed' or 'all': 'both'"),
+            ({"aws_conn_id": 5}, "aws_conn_id is not text, but of type int: 5"),
             ({"botocore_config": "{"}, "Expecting property name"),
             (
                 {"botocore_config": {"proxies": {"https": "https://me:pass@proxy"}}},
-                "botocore_config: proxies.https holds a password",
+                "botocore_config holds a password, which Airflow stores and shows as plain text: "
+                "proxies.https",
             ),
         ],
     )
