@@ -190,7 +190,8 @@ class PersonalizeHook(PersonalizeClients):
 
         :param kind: ``BatchJobKind.SEGMENT`` or ``BatchJobKind.INFERENCE``
         :param request: the members of the Create request, as for :meth:`create_job`; of these,
-            ``solutionVersionArn``, ``jobInput``, ``filterArn`` and ``batchInferenceJobMode`` matter
+            ``solutionVersionArn``, ``jobInput``, ``jobOutput``, ``filterArn`` and ``batchInferenceJobMode``
+            matter
         :returns: how many ``files``, ``bytes`` and ``records`` the job would read
         :raises PersonalizeInputError: when the input cannot be right; it names the object and the line
         :raises ValueError: when ``solutionVersionArn`` or ``filterArn`` is no such ARN
@@ -211,6 +212,7 @@ class PersonalizeHook(PersonalizeClients):
                 client,
                 request["jobInput"]["s3DataSource"]["path"],
                 kind,
+                output_path=request.get("jobOutput", {}).get("s3DataDestination", {}).get("path"),
                 placeholders=placeholders,
                 has_themes=request.get("batchInferenceJobMode") == "THEME_GENERATION",
             )

@@ -9,7 +9,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 from airflow_provider_personalize_segments.errors import PersonalizeInputError
-from airflow_provider_personalize_segments.output.objects import S3Object, list_objects, read_object
+from airflow_provider_personalize_segments.output.objects import (
+    S3Object,
+    list_objects,
+    read_object,
+    split_path,
+)
+from airflow_provider_personalize_segments.output.own_files import choose_input
 from airflow_provider_personalize_segments.output.patterns import REPEATED
 from airflow_provider_personalize_segments.plain_json import show
 
@@ -66,6 +72,7 @@ def check_input(
     path: str,
     kind: BatchJobKind,
     *,
+    output_path: str | None = None,
     placeholders: Iterable[str] = (),
     has_themes: bool = False,
 ) -> dict[str, int]:
@@ -75,6 +82,7 @@ def check_input(
     :param client: a boto3 client for S3
     :param path: the input path of the job, ``s3://bucket/prefix``
     :param kind: the kind of job
+    :param output_path: the output path of the job: what is named as its output is no input
     :param placeholders: the placeholders of the job's filter
     :param has_themes: whether the job generates themes
     :returns: ``files``, ``bytes`` and ``records``
@@ -82,7 +90,7 @@ def check_input(
 
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/batch-data-upload.html
     """
-    files = find_files(client, path)
+    files = find_files(client, path, output_path)
     shapes = [THEMES] if has_themes else [RecordShape(*each) for each in kind.input_records]
     checker = _Checker(shapes, frozenset(placeholders))
     for each in files:
@@ -90,17 +98,23 @@ def check_input(
     return {"files": len(files), "bytes": sum(each.size for each in files), "records": checker.records}
 
 
-def find_files(client: Any, path: str) -> list[S3Object]:
+def find_files(client: Any, path: str, output_path: str | None = None) -> list[S3Object]:
     """
-    Return the files that a job reads.
+    Return the files that a job reads for sure.
 
     :param client: a boto3 client for S3
     :param path: the input path of the job
+    :param output_path: the output path of the job
     :raises PersonalizeInputError: when there are none or too many, or others than those in the folder
     """
     try:
-        listed = (each for each in list_objects(client, path) if not each.key.endswith("/"))
-        files = list(islice(listed, MAX_FILES + 1))
+        bucket, prefix = split_path(path)
+        output_bucket, output_prefix = split_path(output_path or path)
+        # Markers, and the output of earlier jobs, may lie between the files.
+        listed = {each.key: each for each in islice(list_objects(client, path), 10 * MAX_FILES)}
+        is_beside = output_path is not None and bucket == output_bucket
+        sizes = {key: each.size for key, each in listed.items()}
+        files = [listed[key] for key in choose_input(sizes, prefix, output_prefix if is_beside else None)]
     except ValueError as error:
         raise PersonalizeInputError(str(error), "Leave check_input out for this job.", path) from None
     if not files:

@@ -20,6 +20,10 @@ MAX_MESSAGES = 5
 """How many errors are repeated in a message and in XCom."""
 MAX_MESSAGE_LENGTH = 300
 """Characters of each."""
+REPLACED = (
+    "The job is ACTIVE all the same, and wrote output of its own: see what has written there since. A bucket "
+    "with versions still has what was there before. Give each job a folder of its own."
+)
 SECONDS_BETWEEN_REPORTS = 10.0
 
 
@@ -180,11 +184,13 @@ def read_output(
         for part in read_records(pieces, each.path, **parsers):
             if isinstance(part, RecordPart) and part.is_cut_off:
                 raise PersonalizeOutputError(
-                    job_arn, f"{each.path} is cut off in the middle of a record, in line {part.line}"
+                    job_arn,
+                    f"{each.path} is cut off in the middle of a record, in line {part.line}",
+                    advice=REPLACED,
                 )
             yield each, part
         if part is None:
-            raise PersonalizeOutputError(job_arn, f"{each.path} holds no records")
+            raise PersonalizeOutputError(job_arn, f"{each.path} holds no records", advice=REPLACED)
 
 
 def _size(size: float) -> str:

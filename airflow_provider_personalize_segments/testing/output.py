@@ -22,6 +22,7 @@ from moto.s3.models import FakeBucket, FakeKey, S3Backend, s3_backends
 from moto.utilities.utils import get_partition
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.output.own_files import choose_input
 from airflow_provider_personalize_segments.testing.recipes import (
     ITEM_ATTRIBUTES_PATTERN,
     RECIPES,
@@ -89,8 +90,8 @@ class JobRun:
         """
         source = self.request["jobInput"]["s3DataSource"]["path"]
         target = self.request["jobOutput"]["s3DataDestination"]
-        inputs = self._read_input(source)
         bucket, prefix = self._open(target["path"], "output")
+        inputs = self._read_input(source, bucket.name, prefix)
         lines_per_file = THEME_LINES if self._themed else RECIPES[self.recipe].lines_per_file
         outputs = {f"{prefix}_CHECK": b""}
         for key, content in inputs.items():
@@ -143,12 +144,18 @@ class JobRun:
             )
         return bucket, match["prefix"] or ""
 
-    def _read_input(self, path: str) -> dict[str, bytes]:
+    def _read_input(self, path: str, output_bucket: str, output_prefix: str) -> dict[str, bytes]:
         bucket, prefix = self._open(path, "input")
-        found = {
+        listed = {
             name: key
             for name, key in sorted(bucket.keys.items())
-            if isinstance(key, FakeKey) and name.startswith(prefix) and not name.endswith("/")
+            if isinstance(key, FakeKey) and name.startswith(prefix)
+        }
+        # What AWS makes of markers and of its own output is not documented: this side assumes it, too.
+        sizes = {name: key.contentsize for name, key in listed.items()}
+        is_beside = bucket.name == output_bucket
+        found = {
+            name: listed[name] for name in choose_input(sizes, prefix, output_prefix if is_beside else None)
         }
         if not found:
             raise JobOutputError(f"Invalid S3 input path: no object begins with {path}.")
