@@ -42,7 +42,6 @@ PERMISSIONS = section((DOCS / "operating.md").read_text(), "Permissions")
 ERRORS = (DOCS / "errors.md").read_text()
 S3_ACTIONS = {
     "s3:ListBucket",
-    "s3:ListBucketMultipartUploads",
     "s3:GetObject",
     "s3:PutObject",
     "s3:DeleteObject",

@@ -37,6 +37,7 @@ _TRANSIENT_CODES = THROTTLING_CODES | {
     "ExpiredToken",
     "ExpiredTokenException",
     "KMSInternalException",
+    "NoSuchUpload",
     "OperationAborted",
     "TokenRefreshRequired",
 }
