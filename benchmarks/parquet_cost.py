@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="how often each converts a file: 3, or 1 if scaled down")
     parser.add_argument("--json", type=Path, help="a file for all figures")
     options = parser.parse_args()
-    if not all(importlib.util.find_spec(name) for name in ("polars", "duckdb", "pyarrow", "msgspec")):
+    if not all(importlib.util.find_spec(name) for name in ("polars", "duckdb", "pyarrow")):
         sys.exit(
             "This compares with Polars and DuckDB: install polars and duckdb together with this package and "
             "its extra 'parquet' in an environment of their own, and run this there."

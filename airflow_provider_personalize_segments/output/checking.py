@@ -23,18 +23,11 @@ from airflow_provider_personalize_segments.output.own_files import (
     is_directly_under,
     name_outputs,
 )
-from airflow_provider_personalize_segments.output.reading import (
-    REPLACED,
-    OutputSummary,
-    Progress,
-    read_output,
-)
-from airflow_provider_personalize_segments.output.record_parts import RecordPart
+from airflow_provider_personalize_segments.output.reading import REPLACED, OutputReader
 from airflow_provider_personalize_segments.plain_json import show
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
-    from airflow_provider_personalize_segments.jobs import BatchJobKind
     from airflow_provider_personalize_segments.waiting.verdicts import Log
 
 MAX_NAMED_FILES = 3
@@ -45,27 +38,6 @@ _MISSING = (
     "The job is ACTIVE all the same, and its output may be right: see whether something has deleted or "
     "moved a file of it, and whether its input_path and output_path are still those that it was given."
 )
-
-
-def find_error(kind: BatchJobKind, part: RecordPart, *, are_texts: bool = True) -> str | None:
-    """
-    Return why a record is of no use, in Personalize's words where it has some; ``None`` when it is good.
-
-    :param kind: the kind of job that wrote it
-    :param part: the last part of the record
-    :param are_texts: whether all elements of its list of users are text
-    """
-    if part.problem:
-        return part.problem
-    error = part.members.get("error")
-    if error not in (None, ""):
-        return error if isinstance(error, str) else show(error)
-    output = part.members.get("output")
-    if not isinstance(output, Mapping):
-        return "the record has no output"
-    if not part.list_name and not any(isinstance(output.get(each), list) for each in kind.result_members):
-        return f"the record's output has no {kind.result_members[0]}"
-    return None if are_texts else f"the record's {part.list_name} holds something else than text"
 
 
 def check_output(
@@ -86,22 +58,10 @@ def check_output(
     arn = parse_job_arn(job_arn)
     with closing(hook.make_s3_client(arn.region)) as client:
         outputs = find_outputs(client, job_arn, job, log)
-        summary = _read(client, arn.kind, job_arn, outputs, log)
+        summary = OutputReader(job_arn, arn.kind).read(client, outputs, log)
+    log.info("The output holds %d records, %d of them with an error.", summary.records, summary.errors)
     summary.judge(job_arn, max_error_rate)
     return summary.dump()
-
-
-def _read(client: Any, kind: BatchJobKind, job_arn: str, outputs: list[S3Object], log: Log) -> OutputSummary:
-    summary = OutputSummary(len(outputs), sum(each.size for each in outputs))
-    are_texts = True
-    for file, part in read_output(client, job_arn, outputs, Progress(summary, log)):
-        assert isinstance(part, RecordPart)  # only a function for blocks makes blocks
-        are_texts = are_texts and all(isinstance(value, str) for value in part.values)
-        if part.is_last:
-            summary.count(find_error(kind, part, are_texts=are_texts), file, part)
-            are_texts = True
-    log.info("The output holds %d records, %d of them with an error.", summary.records, summary.errors)
-    return summary
 
 
 def find_outputs(client: Any, job_arn: str, job: Mapping[str, Any], log: Log) -> list[S3Object]:

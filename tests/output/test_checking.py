@@ -21,10 +21,10 @@ from airflow_provider_personalize_segments.errors import (
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.operators import PersonalizeCreateBatchSegmentJobOperator
-from airflow_provider_personalize_segments.output.checking import check_output, find_error
+from airflow_provider_personalize_segments.output.checking import check_output
+from airflow_provider_personalize_segments.output.judging import judge
 from airflow_provider_personalize_segments.output.objects import S3Object
 from airflow_provider_personalize_segments.output.reading import OutputSummary
-from airflow_provider_personalize_segments.output.record_parts import RecordPart
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 
 BUCKET = "example-bucket"
@@ -158,8 +158,7 @@ class TestCounts:
     def test_are_compared_exactly(self, records, limit):
         summary = OutputSummary(1, 1)
         for number, record in enumerate(records, 1):
-            part = RecordPart(number, 0, record)
-            summary.count(find_error(BatchJobKind.SEGMENT, part), FILE, part)
+            summary.count(judge(BatchJobKind.SEGMENT, json.dumps(record).encode()).error, FILE, number)
         errors = records.count(BAD)
         assert (summary.records, summary.errors) == (len(records), errors)
         assert summary.error_rate == errors / len(records)
@@ -170,6 +169,15 @@ class TestCounts:
         [
             (GOOD, None),
             ({"itemAttributes": "x", "output": {"recommendedUsers": []}}, None),
+            ({**GOOD, "input": {}}, "the record does not say for what it was asked"),
+            (
+                {**GOOD, "output": {"usersList": [1, 2]}},
+                "the record's usersList holds something else than text",
+            ),
+            (
+                {**GOOD, "output": {"usersList": ["\ud800"]}},
+                "the record's usersList holds half a character, which no table can: '\\ud800'",
+            ),
             ({**GOOD, "error": ""}, None),
             (BAD, "User error: no such item"),
             ({**GOOD, "error": {"code": 7}}, "{'code': 7}"),
@@ -190,17 +198,6 @@ class TestCounts:
         put({"output/a.json.out": lines(members)})
         summary = check(add_job(), 1.0)
         assert summary["firstErrors"] == ([f"a.json.out line 1: {error}"] if error else [])
-
-    @pytest.mark.parametrize(
-        ("output", "error"),
-        [
-            ({"recommendedItems": ["1"], "scores": [0.5]}, None),
-            ({"recommendedItems": [], "theme": "x"}, None),
-            ({"usersList": 7}, "the record's output has no recommendedItems"),
-        ],
-    )
-    def test_know_an_error_of_an_inference_job(self, output, error):
-        assert find_error(BatchJobKind.INFERENCE, RecordPart(1, 0, {"output": output})) == error
 
 
 class TestRefusals:

@@ -40,7 +40,7 @@ from airflow_provider_personalize_segments.operators import (
     PersonalizeRecommendationsToParquetOperator,
     PersonalizeSegmentsToParquetOperator,
 )
-from airflow_provider_personalize_segments.output import rows, s3_folder
+from airflow_provider_personalize_segments.output import parquet, s3_folder
 from airflow_provider_personalize_segments.output.publishing import write_tables
 
 log = logging.getLogger("parquet")
@@ -542,7 +542,7 @@ class TestFaults:
 
     def test_an_error_while_reading_leaves_no_upload_behind(self, add_job, proxy, s3, names, monkeypatch):
         monkeypatch.setattr(s3_folder, "UPLOAD_SIZE", 64 * 1024)
-        monkeypatch.setattr(rows, "GROUP_ROWS", 1000)
+        monkeypatch.setattr(parquet, "GROUP_ROWS", 1000)
         users = [str(uuid.UUID(int=number**20 % 2**128)) for number in range(6_000)]
         body = lines(*[record(str(number), users) for number in range(2)])
         job_arn = add_job({"a.json.out": body, "b.json.out": segments(2)[:-20]})
