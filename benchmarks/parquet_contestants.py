@@ -139,7 +139,8 @@ class Floor(Contestant):
     def convert(self) -> None:
         """Write the row groups."""
         with self.target.open("wb") as target:
-            file = self._file(target, self._groups[0].schema)
+            items = ["item_id"] if self.is_inference else []
+            file = self._file(target, self._groups[0].schema, items)
             for group in self._groups:
                 file.write(group)
             file.finish()

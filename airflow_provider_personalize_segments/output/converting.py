@@ -68,11 +68,12 @@ class _Table:
 
     :param open_file: opens the file
     :param schema: its columns
+    :param repeated: those whose values are numbered
     """
 
-    def __init__(self, open_file: Opener, schema: pa.Schema) -> None:
+    def __init__(self, open_file: Opener, schema: pa.Schema, repeated: Sequence[str] = ()) -> None:
         self._file = open_file()
-        self._parquet = ParquetFile(self._file, schema)
+        self._parquet = ParquetFile(self._file, schema, repeated)
         self.write = self._parquet.write
 
     def finish(self) -> None:
@@ -89,7 +90,9 @@ class _Converter(OutputReader):
 
     def __init__(self, job_arn: str, open_results: Opener, open_errors: Opener) -> None:
         super().__init__(job_arn, parse_job_arn(job_arn).kind, rows=0)
-        self._results = _Table(open_results, make_schema(self.kind))
+        # Items are few, and in many lists; users are many, and each list has others.
+        repeated = [self.kind.result_column] if self.kind.number_members else []
+        self._results = _Table(open_results, make_schema(self.kind), repeated)
         self._open_errors = open_errors
         self._errors: _Table | None = None
 

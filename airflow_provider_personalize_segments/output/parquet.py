@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Sequence
 from io import IOBase
 from typing import Any
 
@@ -24,11 +25,13 @@ class ParquetFile:
 
     :param file: where the bytes go; it is neither closed nor read
     :param schema: the table's columns
+    :param repeated: those whose values are numbered, beside those that Arrow has numbered
     """
 
-    def __init__(self, file: IOBase, schema: pa.Schema) -> None:
+    def __init__(self, file: IOBase, schema: pa.Schema, repeated: Sequence[str] = ()) -> None:
         self._file = file
         self._schema = schema
+        self._repeated = repeated
         self._gathered: list[pa.Table] = []
         self._rows = self._bytes = 0
         self._groups: queue.Queue[pa.Table | None] = queue.Queue(maxsize=1)
@@ -107,7 +110,7 @@ class ParquetFile:
             self._schema,
             compression=COMPRESSION,
             # Nearly all other values are different, and numbered in vain.
-            use_dictionary=repeated,
+            use_dictionary=[*repeated, *self._repeated],
             # Readers of Arrow would take our dictionaries for the columns' type.
             store_schema=False,
         )

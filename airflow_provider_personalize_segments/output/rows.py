@@ -63,9 +63,7 @@ def make_schema(kind: BatchJobKind) -> pa.Schema:
 
     :param kind: the kind of job
     """
-    # Items are few, and in many lists; users are many, and numbered in vain.
-    result = TEXT if kind.number_members else pa.string()
-    columns = {"query": TEXT, kind.result_column: result, "rank": pa.int32()}
+    columns = {"query": TEXT, kind.result_column: pa.string(), "rank": pa.int32()}
     if kind.number_members:
         columns |= {"score": pa.float64(), "theme": TEXT, "theme_relevance_score": pa.float64()}
     return pa.schema({**columns, "job_arn": TEXT})
@@ -101,7 +99,8 @@ def _are_plain(lines: bytes, count: int) -> bool:
         and lines[-2:] == b"}\n"
         and lines.count(b"}\n{") == count - 1
         # Arrow takes these for numbers, and half a character for text.
-        and not any(each in lines for each in (b"NaN", b"Inf", b"\\ud", b"\\uD"))
+        and not any(each in lines for each in (b"NaN", b"Inf"))
+        and (b"\\" not in lines or (b"\\ud" not in lines and b"\\uD" not in lines))
         and (lines.isascii() or _is_utf8(lines))
         and lines.count(b"{") + lines.count(b"[") < 8 * count + _DEEPEST
         # So many digits would be at one of these places.

@@ -385,6 +385,14 @@ def test_recommendations_have_scores_and_themes_where_there_are_some(size):
     )
 
 
+def test_items_are_numbered_in_the_file_and_plain_text_to_readers():
+    done = convert("inference", dump(*[recommendation(str(number), ["a", "b"]) for number in range(40)]))
+    written = pq.ParquetFile(io.BytesIO(done.results[0].bytes))
+    column = written.metadata.row_group(0).column(1)
+    assert (column.path_in_schema, column.has_dictionary_page) == ("item_id", True)
+    assert written.schema_arrow.field("item_id").type == pa.string()
+
+
 def test_rows_are_in_the_order_of_the_output():
     """Those of a record without scores, too, between records with scores."""
     found = [
