@@ -34,15 +34,13 @@ if TYPE_CHECKING:
 
 SUCCESS = "_SUCCESS"
 ERRORS = "_errors/"
-ERRORS_NAME = f"{ERRORS}_"
-"""Some readers look at a file's own name only, and would take its rows for results."""
 STAGING = "_staging/"
 """Readers leave out what begins with an underscore."""
 _VANISHED = (
     "A part of the result vanished before the result was complete",
     "Clear all tasks that write it, and see that nothing else writes there.",
 )
-_OURS = re.compile(r"(_errors/_)?part-\d{5}-[0-9a-f]{8}\.parquet")
+_OURS = re.compile(r"(_errors/_)?part-\d{5}-[0-9a-f]{8}\.(parquet|errors)")
 
 
 def write_tables(
@@ -210,6 +208,8 @@ class _Result:
 
     def _stage(self, client: Any, number: int) -> dict[str, Any]:
         name = self._name(number)
+        # Some readers look at a file's own name only, and others at how it ends: none takes it for results.
+        errors_name = f"{ERRORS}_{name.removesuffix('.parquet')}.errors"
         files: dict[str, FileInFolder] = {}
 
         def open_file(name: str) -> FileInFolder:
@@ -221,10 +221,10 @@ class _Result:
             self._job_arn,
             self._parts[number],
             lambda: open_file(name),
-            lambda: open_file(ERRORS_NAME + name),
+            lambda: open_file(errors_name),
             self._log,
         )
-        tables = [name, ERRORS_NAME + name] if has_errors else [name]
+        tables = [name, errors_name] if has_errors else [name]
         note = {
             "digest": self._digest,
             "jobArn": self._job_arn,

@@ -125,7 +125,7 @@ def read(s3, names):
         tables = [
             pq.read_table(io.BytesIO(s3.get_object(Bucket=BUCKET, Key=f"tables/{name}")["Body"].read()))
             for name in names()
-            if name.rpartition("/")[0] == folder and name.endswith(".parquet")
+            if name.rpartition("/")[0] == folder and name.endswith((".parquet", ".errors"))
         ]
         return pa.concat_tables(tables)
 
@@ -269,11 +269,19 @@ class TestResult:
             found = {
                 str(each.relative_to(tmp_path / "tables")) for each in tmp_path.rglob("*") if each.is_file()
             }
-            [part, other] = sorted(name for name in found if name.endswith(".parquet"))
-            assert {part, other, "_SUCCESS"} == found
-            assert other.startswith("part-")
-            assert part == f"_errors/_{other}"
-            assert pq.read_table(tmp_path / "tables" / other).num_rows == 2
+            [errors, _, part] = sorted(found)
+            assert found == {part, "_SUCCESS", errors}
+            assert part.startswith("part-")
+            assert errors == f"_errors/_{part.removesuffix('.parquet')}.errors"
+            assert pq.read_table(tmp_path / "tables" / part).num_rows == 2
+            # How readers are pointed at a table; none meets the errors.
+            assert pq.read_table(tmp_path / "tables").num_rows == 2
+            for pattern in ("*.parquet", "**/*.parquet", "*/*.parquet"):
+                matches = {
+                    str(each.relative_to(tmp_path / "tables")) for each in (tmp_path / "tables").glob(pattern)
+                }
+                assert matches <= {part}
+            assert pq.read_table(tmp_path / "tables" / errors).num_rows == 1
 
     @pytest.mark.parametrize("is_object", [False, True])
     def test_is_written_with_the_connection_that_the_path_names(
