@@ -269,7 +269,7 @@ class TestResult:
             found = {
                 str(each.relative_to(tmp_path / "tables")) for each in tmp_path.rglob("*") if each.is_file()
             }
-            [errors, _, part] = sorted(found)
+            [_, errors, part] = sorted(found)
             assert found == {part, "_SUCCESS", errors}
             assert part.startswith("part-")
             assert errors == f"_errors/_{part.removesuffix('.parquet')}.errors"
