@@ -485,6 +485,30 @@ RECORDS = {
 }
 
 
+TOKENS = [
+    b'"x":NaN,',
+    b"-Infinity",
+    b"1e999",
+    b"9" * 400,
+    b'"x":%s,' % (b"9" * 5000),
+    b'"x":%s%s,' % (b"[" * 3000, b"]" * 3000),
+    b"\\ud800",
+    b"\\udc00",
+    b"\\ud83d\\ude00",
+    b"\\/",
+    b"\\u0000",
+    "\u2028".encode(),
+    b"\xed\xa0\x80",
+    b'"a",',
+    b"null,",
+    b'"output":{"usersList":["z"],"recommendedItems":["z"]},',
+    b'"usersList":["y"],',
+    b'"scores":[0.1],',
+    b'"error":"no",',
+    b'"error":null,',
+]
+
+
 @st.composite
 def files(draw, kind):
     """Lines of records as some program writes them, and a few bytes of them changed."""
@@ -494,8 +518,13 @@ def files(draw, kind):
     for _ in range(draw(st.integers(0, 3))):
         place = draw(st.integers(0, len(data) - 1))
         byte = draw(st.sampled_from(b'"\\{}[],:\n\r\t \x00\x1f\x7f\xc3\xff0eN'))
-        change = draw(st.sampled_from(["put", "replace", "cut"]))
-        data[place : place + (change != "put")] = b"" if change == "cut" else bytes([byte])
+        change = draw(st.sampled_from(["put", "replace", "cut", "repeat", "insert"]))
+        if change == "repeat":  # among other things, a member
+            data[place:place] = data[place : place + draw(st.integers(1, 60))]
+        elif change == "insert":
+            data[place:place] = draw(st.sampled_from(TOKENS))
+        else:
+            data[place : place + (change != "put")] = b"" if change == "cut" else bytes([byte])
     return bytes(data)
 
 
