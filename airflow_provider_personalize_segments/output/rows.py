@@ -35,7 +35,8 @@ _TEXTS = pa.list_(pa.string())
 _MOST_BYTES = 64 * 1024**2
 """What Arrow parses at once, more than there ever is; so it cuts no line."""
 _DEEPEST = 500
-"""Brackets of a line from which ``json.loads`` may find that it is nested too deep."""
+"""Opening brackets of a line from which ``json.loads`` may find that it is nested too deep."""
+_NOT_OPENING = bytes(set(range(256)) - set(b"[{\n"))
 _DIGITS = 4000
 """Digits of a whole number from which ``json.loads`` may find that they are too many."""
 
@@ -102,7 +103,7 @@ def _are_plain(lines: bytes, count: int) -> bool:
         and not any(each in lines for each in (b"NaN", b"Inf"))
         and (b"\\" not in lines or (b"\\ud" not in lines and b"\\uD" not in lines))
         and (lines.isascii() or _is_utf8(lines))
-        and lines.count(b"{") + lines.count(b"[") < 8 * count + _DEEPEST
+        and max(map(len, lines.translate(None, _NOT_OPENING).split(b"\n"))) < _DEEPEST
         # So many digits would be at one of these places.
         and not any(lines[place : place + 64].isdigit() for place in range(0, len(lines), _DIGITS))
     )

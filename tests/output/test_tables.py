@@ -439,6 +439,17 @@ def test_doubtful_lines_between_good_ones_are_judged_as_jsons_own_parser_judges_
     check("inference", good + line + b"\n" + good, {"BLOCK_SIZE": 100_000, "LONG_LINE": 1000})
 
 
+@pytest.mark.parametrize("kind", ["segment", "inference"])
+@pytest.mark.parametrize(
+    "value", [b"[" * 3000 + b"]" * 3000, b"7" * 5000, b'{"a":' * 3000 + b"1" + b"}" * 3000]
+)
+def test_what_json_loads_refuses_of_a_member_that_nobody_asks_for_is_found_among_many_lines(kind, value):
+    good = dump(segment("1", ["a"]) if kind == "segment" else recommendation("1", ["a"])) * 3000
+    bad = b'{"x":%s,"input":{"itemId":"1"},"output":{"usersList":[],"recommendedItems":[]}}\n' % value
+    done = convert(kind, good + bad + good, {"BLOCK_SIZE": 2**20, "LONG_LINE": 2**20, "FEW_BYTES": 2**14})
+    assert (done.summary.errors, done.summary.rows, done.error_rows[0]["line"]) == (1, 6000, 3001)
+
+
 # --- Any bytes ------------------------------------------------------------------------------------
 
 TEXTS = st.text(max_size=9) | st.text(st.characters(codec="ascii"), max_size=30)
