@@ -283,6 +283,34 @@ class TestResult:
                 assert matches <= {part}
             assert pq.read_table(tmp_path / "tables" / errors).num_rows == 1
 
+    # Airflow 2.11.0 loads all providers first, with the oldest Flask.
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    def test_is_written_to_path_objects_in_a_dag(self, add_job, tmp_path, run_dag):
+        job_arn = add_job({"a.json.out": segments(1)})
+        run = run_dag(
+            "from pathlib import Path\n"
+            "from airflow.providers.common.compat.sdk import DAG\n"
+            "from airflow_provider_personalize_segments.airflow_compat import make_storage_path\n"
+            "from airflow_provider_personalize_segments.operators import (\n"
+            "    PersonalizeSegmentsToParquetOperator as Convert)\n"
+            "with DAG('convert', schedule=None) as dag:\n"
+            f"    folder = Path({str(tmp_path)!r})\n"
+            f"    Convert(task_id='path', job_arn={job_arn!r}, output_path=folder / 'a')\n"
+            f"    Convert(task_id='object', job_arn={job_arn!r},\n"
+            "        output_path=make_storage_path(f'file://{folder}/b'))\n"
+            f"    Convert(task_id='nothing', job_arn={job_arn!r}, output_path='{{{{ none }}}}')\n",
+        )
+        assert {name: run.states[name] for name in ("path", "object", "nothing")} == {
+            "path": "success",
+            "object": "success",
+            "nothing": "failed",
+        }
+        assert "'None' has no scheme" in str(run.errors["nothing"])
+        assert run.xcom("path")["outputPath"] == f"file://{tmp_path}/a/"
+        assert run.xcom("object")["outputPath"] == f"file://{tmp_path}/b/"
+        for name in "ab":
+            assert (tmp_path / name / "_SUCCESS").exists()
+
     @pytest.mark.parametrize("is_object", [False, True])
     def test_is_written_with_the_connection_that_the_path_names(
         self, is_object, add_job, proxy, read, local_personalize, monkeypatch
