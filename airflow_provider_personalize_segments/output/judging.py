@@ -18,6 +18,8 @@ JSON_SPACE = b" \t\r"
 NO_QUERY = "the record does not say for what it was asked"
 MAX_INPUT_LENGTH = 2000
 _MAX_PROBLEM_LENGTH = 500
+_TEXTS = frozenset({str})
+_NUMBERS = frozenset({float, int})
 _JSON_TYPES = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
 
 
@@ -120,14 +122,15 @@ def _read(kind: BatchJobKind, members: Mapping[str, Any], *, has_escapes: bool) 
     if error not in (None, ""):
         raise _WrongRecordError(error if isinstance(error, str) else show(error))
     output = members.get("output")
-    if not isinstance(output, Mapping):
+    if not isinstance(output, dict):
         raise _WrongRecordError("the record has no output")
-    names = (name for name, each in output.items() if name in kind.result_members and isinstance(each, list))
-    name = next(names, None)
-    if name is None:
+    members_of_results = kind.result_members
+    for name, results in output.items():
+        if name in members_of_results and isinstance(results, list):
+            break
+    else:
         raise _WrongRecordError(f"the record's output has no {kind.result_members[0]}")
-    results = output[name]
-    if not all(type(each) is str for each in results):
+    if not _TEXTS.issuperset(map(type, results)):
         raise _WrongRecordError(f"the record's {name} holds something else than text")
     # Half a character is in UTF-8 as an escape only.
     if has_escapes and (halves := [each for each in results if not _is_utf8(each)]):
@@ -137,7 +140,7 @@ def _read(kind: BatchJobKind, members: Mapping[str, Any], *, has_escapes: bool) 
     query = _find_query(kind, members)
     if query is None:
         raise _WrongRecordError(NO_QUERY)
-    numbers = tuple(_find_numbers(output, each, len(results)) for each in kind.number_members)
+    numbers = tuple([_find_numbers(output, each, len(results)) for each in kind.number_members])
     theme = output.get(kind.theme_member) if kind.theme_member else None
     if theme is not None and not _is_utf8(theme):
         raise _WrongRecordError(
@@ -148,8 +151,13 @@ def _read(kind: BatchJobKind, members: Mapping[str, Any], *, has_escapes: bool) 
 
 def _find_query(kind: BatchJobKind, members: Mapping[str, Any]) -> str | None:
     given = members.get("input")
-    values = [given.get(names[0]) for names, _ in kind.input_records] if isinstance(given, Mapping) else []
-    return next((each for each in (*values, members.get("itemAttributes")) if _is_utf8(each)), None)
+    if isinstance(given, dict):
+        for names, _ in kind.input_records:
+            value = given.get(names[0])
+            if value is not None and _is_utf8(value):
+                return str(value)
+    value = members.get("itemAttributes")
+    return value if _is_utf8(value) else None
 
 
 def _is_utf8(value: object) -> bool:
@@ -164,9 +172,9 @@ def _find_numbers(output: Mapping[str, Any], name: str, count: int) -> list[floa
     if numbers is None:
         return None
     try:
-        if isinstance(numbers, list) and {type(each) for each in numbers} <= {float, int}:
-            values = [float(each) for each in numbers]
-            if len(values) == count and all(map(math.isfinite, values)):
+        if isinstance(numbers, list) and len(numbers) == count and _NUMBERS.issuperset(map(type, numbers)):
+            values = list(map(float, numbers))
+            if all(map(math.isfinite, values)):
                 return values
     except OverflowError:  # a whole number that is larger than any float
         pass
