@@ -62,29 +62,6 @@ def convert_output(
         raise
 
 
-class _Table:
-    """
-    A Parquet file in a folder.
-
-    :param open_file: opens the file
-    :param schema: its columns
-    :param repeated: those whose values are numbered
-    """
-
-    def __init__(self, open_file: Opener, schema: pa.Schema, repeated: Sequence[str] = ()) -> None:
-        self._file = open_file()
-        self._parquet = ParquetFile(self._file, schema, repeated)
-        self.write = self._parquet.write
-
-    def finish(self) -> None:
-        self._parquet.finish()
-        self._file.finish()
-
-    def give_up(self) -> None:
-        self._parquet.give_up()
-        self._file.give_up()
-
-
 class _Converter(OutputReader):
     """Reads output, and writes what it reads."""
 
@@ -92,9 +69,9 @@ class _Converter(OutputReader):
         super().__init__(job_arn, parse_job_arn(job_arn).kind, rows=0)
         # Items are few, and in many lists; users are many, and each list has others.
         repeated = [self.kind.result_column] if self.kind.number_members else []
-        self._results = _Table(open_results, make_schema(self.kind), repeated)
+        self._results = ParquetFile(open_results(), make_schema(self.kind), repeated)
         self._open_errors = open_errors
-        self._errors: _Table | None = None
+        self._errors: ParquetFile | None = None
 
     def finish(self) -> bool:
         """Finish both files; return whether there is one of errors."""
@@ -134,7 +111,7 @@ class _Converter(OutputReader):
         ]
         if wrong:
             if self._errors is None:
-                self._errors = _Table(self._open_errors, ERRORS)
+                self._errors = ParquetFile(self._open_errors(), ERRORS)
             self._errors.write(make_error_rows(wrong))
 
     def take_long_line(self, file: S3Object, lines: Lines) -> None:

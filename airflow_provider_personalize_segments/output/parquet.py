@@ -5,11 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Sequence
-from io import IOBase
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from airflow_provider_personalize_segments.output.folders import FileInFolder
 
 COMPRESSION = "zstd"
 """Two thirds of what snappy leaves, for as much time; every reader of these years knows it."""
@@ -23,12 +24,12 @@ class ParquetFile:
     """
     Gathers rows, and writes row groups to a file in a thread of its own, one while the next is gathered.
 
-    :param file: where the bytes go; it is neither closed nor read
+    :param file: where the bytes go; it is finished, or given up, with the table
     :param schema: the table's columns
     :param repeated: those whose values are numbered, beside those that Arrow has numbered
     """
 
-    def __init__(self, file: IOBase, schema: pa.Schema, repeated: Sequence[str] = ()) -> None:
+    def __init__(self, file: FileInFolder, schema: pa.Schema, repeated: Sequence[str] = ()) -> None:
         self._file = file
         self._schema = schema
         self._repeated = repeated
@@ -53,16 +54,17 @@ class ParquetFile:
             self._hand_on()
 
     def finish(self) -> None:
-        """Write the end of the file, and wait until that is done."""
+        """Write the end of the file, wait until that is done, and make it visible."""
         if self._rows:
             self._hand_on()
         self._put(None)
         self._thread.join()
         if self._error:
             raise self._error
+        self._file.finish()
 
     def give_up(self) -> None:
-        """End the thread as soon as it has written what it is writing."""
+        """End the thread as soon as it has written what it is writing, and leave nothing behind."""
         self._is_given_up = True
         while self._thread.is_alive():
             try:
@@ -71,6 +73,7 @@ class ParquetFile:
                 continue
             break
         self._thread.join()
+        self._file.give_up()
 
     def _hand_on(self) -> None:
         # One dictionary for a row group: with several, Parquet would write each value in full.

@@ -104,24 +104,10 @@ class _S3File(FileInFolder):
     """
 
     def __init__(self, client: Any, bucket: str, key: str) -> None:
-        super().__init__()
+        # It has no name: nothing of it stays when the worker is killed.
+        super().__init__(tempfile.TemporaryFile())  # noqa: SIM115 - finish() or give_up() closes it
         self._client = client
         self._bucket, self._key = bucket, key
-        # It has no name: nothing of it stays when the worker is killed.
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - finish() or give_up() closes it
-        self._size = 0
-
-    def tell(self) -> int:
-        """Return how many bytes were written."""
-        return self._size
-
-    def write(self, data: Any) -> int:
-        """Take bytes."""
-        with memoryview(data) as view:
-            if not self._is_given_up:
-                self._size += view.nbytes
-                self._file.write(data)
-            return view.nbytes
 
     def finish(self) -> None:
         """Upload the file: from now on the object is there."""
@@ -146,8 +132,3 @@ class _S3File(FileInFolder):
                     code = error.response.get("Error", {}).get("Code")
                     if code != "NoSuchUpload" or attempt == MAX_UPLOADS - 1:
                         raise
-
-    def give_up(self) -> None:
-        """Throw the file away."""
-        super().give_up()
-        self._file.close()

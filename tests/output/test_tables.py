@@ -51,7 +51,7 @@ class Written(FileInFolder):
     """A file in memory that remembers how it ended."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(io.BytesIO())
         self.bytes = bytearray()
         self.ending = None
 
