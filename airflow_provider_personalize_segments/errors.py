@@ -188,7 +188,10 @@ class PersonalizeOutputError(_PicklableError, AirflowFailException):
     :param advice: what to do about it
     """
 
-    ADVICE = "The job is ACTIVE all the same: correct its input, and create another job."
+    ADVICE = (
+        "The job is ACTIVE all the same. Where its input is to blame for the errors, correct that, and "
+        "create another job."
+    )
 
     def __init__(
         self,

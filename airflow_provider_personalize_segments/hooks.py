@@ -197,7 +197,8 @@ class PersonalizeHook(PersonalizeClients):
 
         :param kind: ``BatchJobKind.SEGMENT`` or ``BatchJobKind.INFERENCE``
         :param request: the members of the Create request, as for :meth:`create_job`; of these,
-            ``solutionVersionArn``, ``jobInput``, ``filterArn`` and ``batchInferenceJobMode`` matter
+            ``solutionVersionArn``, ``jobInput``, ``jobOutput``, ``filterArn`` and ``batchInferenceJobMode``
+            matter
         :returns: how many ``files``, ``bytes`` and ``records`` the job would read
         :raises PersonalizeInputError: when the input cannot be right, which names the object and the line, or
             when the recipe serves no such job
@@ -222,6 +223,7 @@ class PersonalizeHook(PersonalizeClients):
                 kind,
                 log=self.log,
                 recipe=recipe,
+                output_path=request.get("jobOutput", {}).get("s3DataDestination", {}).get("path"),
                 placeholders=placeholders,
                 has_themes=request.get("batchInferenceJobMode") == "THEME_GENERATION",
             )

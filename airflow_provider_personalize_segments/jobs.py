@@ -28,6 +28,9 @@ class BatchJobKind:
     :param create_only_members: members of the Create request that the other kind does not have
     :param input_records: what a record of input may be, by recipe: its members, and how many of these a file
         may hold
+    :param result_column: what one of the results is called in a table
+    :param number_members: members of an output record's ``output`` that may hold a number for each result
+    :param theme_member: the member of it that may name what the results have in common; empty for none
     :param result_members: members of an output record's ``output`` that may hold its results; the first is
         the one seen in real output, the others are documented
 
@@ -52,6 +55,9 @@ class BatchJobKind:
     create_only_members: tuple[str, ...]
     input_records: tuple[tuple[tuple[str, ...], int], ...]
     result_members: tuple[str, ...]
+    result_column: str
+    number_members: tuple[str, ...]
+    theme_member: str
 
     # A plain class, as making a named tuple of so many names takes longer than all else in this module.
     def __init__(self, **names: Any) -> None:
@@ -97,6 +103,9 @@ BatchJobKind.SEGMENT = BatchJobKind(
     create_only_members=(),
     input_records=((("itemId",), 500), (("itemAttributes",), 10)),
     result_members=("usersList", "recommendedUsers"),
+    result_column="user_id",
+    number_members=(),
+    theme_member="",
 )
 BatchJobKind.INFERENCE = BatchJobKind(
     name="inference",
@@ -118,6 +127,9 @@ BatchJobKind.INFERENCE = BatchJobKind(
         (("userId", "itemList"), 50_000_000),
     ),
     result_members=("recommendedItems",),
+    result_column="item_id",
+    number_members=("scores", "itemsThemeRelevanceScores"),
+    theme_member="theme",
 )
 BATCH_JOB_KINDS = (BatchJobKind.SEGMENT, BatchJobKind.INFERENCE)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import PurePath
 from typing import Any
 
 from airflow_provider_personalize_segments.jobs import KNOWN_STATUSES, normalize_status
@@ -130,6 +131,34 @@ def read_connection_id(value: object, source: str) -> str | None:
             "itself."
         )
     return read_text(value, source)
+
+
+def read_folder(value: object, source: str) -> str | None:
+    """
+    Return the path of a folder to write to; ``None`` and empty text are ``None``.
+
+    :param value: text such as ``s3://bucket/folder/``, Airflow's ObjectStoragePath, or an absolute path
+    :param source: where the value came from, for the error message
+    """
+    expected = (
+        "Expected s3://<bucket>/<folder>/, another path that Airflow's ObjectStoragePath takes, or "
+        "file:///<folder>/ for a folder on the worker itself."
+    )
+    if getattr(value, "protocol", None):  # ObjectStoragePath, whatever its base in this Airflow
+        value = str(value)
+    if isinstance(value, PurePath):
+        value = value.as_uri() if value.is_absolute() else str(value)
+    path = read_text(value, source)
+    if path is None:
+        return None
+    scheme, separator, rest = path.partition("://")
+    if not separator:
+        raise wrong_value(source, "has no scheme, and would be a folder on the worker", path, expected)
+    if scheme != "s3" and scheme.lower() in ("s3", "s3a", "s3n"):
+        raise wrong_value(source, f"is not how S3 is written here: write s3://, not {scheme}://", path)
+    if scheme in ("file", "local") and not rest.startswith("/"):
+        raise wrong_value(source, "is relative to wherever the worker is", path, expected)
+    return path
 
 
 def read_verify(value: object, source: str) -> bool | str | None:

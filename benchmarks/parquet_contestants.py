@@ -65,24 +65,7 @@ class Ours(Contestant):
         from airflow_provider_personalize_segments.output.folders import FileInFolder
         from airflow_provider_personalize_segments.output.objects import S3Object
 
-        class LocalFile(FileInFolder):
-            def __init__(self, path: Path) -> None:
-                super().__init__()
-                self._file = path.open("wb")
-
-            def tell(self) -> int:
-                return self._file.tell()
-
-            def write(self, data: Any) -> int:
-                return self._file.write(data)
-
-            def finish(self) -> None:
-                self._file.close()
-
-            def give_up(self) -> None:
-                self._file.close()
-
-        self._convert, self._open, self._object = convert_output, LocalFile, S3Object
+        self._convert, self._open, self._object = convert_output, FileInFolder, S3Object
 
     def convert(self) -> None:
         """Convert as the operator's task does."""
@@ -93,8 +76,8 @@ class Ours(Contestant):
             LocalS3(self.source),
             self.job_arn,
             [source],
-            lambda: self._open(self.target),
-            lambda: self._open(self.target.with_suffix(".errors")),
+            lambda: self._open(self.target.open("wb")),
+            lambda: self._open(self.target.with_suffix(".errors").open("wb")),
             log,
         )
         if summary.errors or has_errors:
@@ -126,9 +109,10 @@ class Floor(Contestant):
         """Import the module that ours writes with, so that both have the same settings."""
         import pyarrow.parquet as pq
 
+        from airflow_provider_personalize_segments.output.folders import FileInFolder
         from airflow_provider_personalize_segments.output.parquet import ParquetFile
 
-        self._pq, self._file = pq, ParquetFile
+        self._pq, self._file, self._open = pq, ParquetFile, FileInFolder
 
     def prepare(self) -> None:
         """Read the row groups of the file that ours wrote."""
@@ -138,11 +122,11 @@ class Floor(Contestant):
 
     def convert(self) -> None:
         """Write the row groups."""
-        with self.target.open("wb") as target:
-            file = self._file(target, self._groups[0].schema)
-            for group in self._groups:
-                file.write(group)
-            file.finish()
+        items = ["item_id"] if self.is_inference else []
+        file = self._file(self._open(self.target.open("wb")), self._groups[0].schema, items)
+        for group in self._groups:
+            file.write(group)
+        file.finish()
 
 
 class JsonLoads(Contestant):

@@ -180,14 +180,23 @@ def print_race(race: Race, figures: dict[str, Figures], scale: float) -> None:
     sys.stdout.flush()
 
 
+def print_overview(everything: dict[str, dict[str, Figures]]) -> None:
+    """Print what each file cost, in CPU seconds and megabytes, ours beside the others."""
+    names = [name for name in CONTESTANTS if name != FLOOR]
+    print("\nCPU s / peak MB", " " * 5, *(f"{name:>16}" for name in names))
+    for title, figures in everything.items():
+        cells = (f"{figures[name].cpu:.1f} / {figures[name].peak / 1e6:,.0f}" for name in names)
+        print(f"{title:<21}", *(f"{cell:>16}" for cell in cells))
+
+
 def main() -> None:
-    """Print a table for each file; fail when ours takes too much memory."""
+    """Print a table for each file, and one of all; fail when ours takes too much memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="the share of the users and records")
     parser.add_argument("--rounds", type=int, help="how often each converts a file: 3, or 1 if scaled down")
     parser.add_argument("--json", type=Path, help="a file for all figures")
     options = parser.parse_args()
-    if not all(importlib.util.find_spec(name) for name in ("polars", "duckdb", "pyarrow", "msgspec")):
+    if not all(importlib.util.find_spec(name) for name in ("polars", "duckdb", "pyarrow")):
         sys.exit(
             "This compares with Polars and DuckDB: install polars and duckdb together with this package and "
             "its extra 'parquet' in an environment of their own, and run this there."
@@ -214,6 +223,7 @@ def main() -> None:
                 race.compare_tables()
             everything[file.title] = race.sum_up()
             print_race(race, everything[file.title], options.scale)
+    print_overview(everything)
     print(
         f"\nThe floor writes the rows of ours from memory, with the same settings. Peak memory is what a\n"
         f"process takes beside its imports. With a small --scale, the first row group\n"

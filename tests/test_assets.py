@@ -357,7 +357,8 @@ ODD_PATHS = {
     "long": (f"s3://b/{'a' * 4000}/", "Airflow makes no asset of 's3://b/aaa"),
 }
 ADVICE = (
-    "Take the AssetAlias out of the task's outlets, or create the job again with another output path. "
+    "The output is not harmed: take the AssetAlias out of the task's outlets, and give the next job "
+    "another path. "
     "(batch-segment-job/{}, us-east-1)"
 )
 

@@ -19,7 +19,8 @@ from documents import DOCS, DOCUMENTS, name_of, section
 import airflow_provider_personalize_segments as package
 from airflow_provider_personalize_segments import operators, sensors
 from airflow_provider_personalize_segments.airflow_compat import conf
-from airflow_provider_personalize_segments.output import tables
+from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.output import rows
 
 PUBLIC = ("sensors", "operators", "hooks", "triggers", "links", "jobs", "errors", "testing")
 PICTURES = sorted((DOCS / "pictures").glob("*.[ps][nv]g"))
@@ -125,9 +126,9 @@ def test_the_guide_to_tables_has_every_parameter():
 @pytest.mark.parametrize(
     ("heading", "place", "schema"),
     [
-        ("The columns", 0, tables.SEGMENTS),
-        ("The columns", 1, tables.RECOMMENDATIONS),
-        ("Records with errors", 0, tables.ERRORS),
+        ("The columns", 0, rows.make_schema(BatchJobKind.SEGMENT)),
+        ("The columns", 1, rows.make_schema(BatchJobKind.INFERENCE)),
+        ("Records with errors", 0, rows.ERRORS),
     ],
 )
 def test_the_guide_to_tables_has_every_column(heading, place, schema):

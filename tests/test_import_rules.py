@@ -146,9 +146,13 @@ def test_nothing_needs_the_local_personalize_and_waiting_not_creating(module):
     if module.startswith("testing"):
         own = {name for name in names if name in MODULES and not name.startswith("testing")}
         # Running a DAG shortens waits, and takes a pause away that only a scheduler and a worker need.
-        waits = {"creating.rendered", "creating.task", "waiting.trigger"}
+        # What AWS does not document of input and output is assumed once, for both sides.
+        more = {
+            "testing.short_waits": {"creating.rendered", "creating.task", "waiting.trigger"},
+            "testing.output": {"output.own_files"},
+        }
         # What AWS's pages say of a recipe's input is one rule, for the check and for jobs.
-        assert own <= {"arns", "jobs", "recipes"} | (waits if module == "testing.short_waits" else set())
+        assert own <= {"arns", "jobs", "recipes"} | more.get(module, set())
 
 
 def loaded_by(statement, before=""):

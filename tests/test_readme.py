@@ -48,7 +48,6 @@ PERMISSIONS = section((DOCS / "operating.md").read_text(), "Permissions")
 ERRORS = (DOCS / "errors.md").read_text()
 S3_ACTIONS = {
     "s3:ListBucket",
-    "s3:ListBucketMultipartUploads",
     "s3:GetObject",
     "s3:PutObject",
     "s3:DeleteObject",
@@ -318,6 +317,7 @@ def messages():
     for wrong in (
         lambda: arns.parse_job_arn("None", source="job_arn of task 'wait'"),
         lambda: parameters.read_dict("{}", "tags of task 'create'", "such as {'team': 'growth'}"),
+        lambda: parameters.read_folder("None", "output_path of task 'convert'"),
     ):
         with pytest.raises(ValueError) as mistake:  # noqa: PT011 - the words are compared by the test
             wrong()

@@ -18,42 +18,26 @@ from airflow_provider_personalize_segments.output.objects import (
     list_objects,
     split_path,
 )
-from airflow_provider_personalize_segments.output.reading import OutputSummary, Progress, read_output
-from airflow_provider_personalize_segments.output.record_parts import RecordPart
+from airflow_provider_personalize_segments.output.own_files import (
+    find_input,
+    is_directly_under,
+    name_outputs,
+)
+from airflow_provider_personalize_segments.output.reading import REPLACED, OutputReader
 from airflow_provider_personalize_segments.plain_json import show
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.hooks import PersonalizeHook
-    from airflow_provider_personalize_segments.jobs import BatchJobKind
     from airflow_provider_personalize_segments.waiting.verdicts import Log
 
 MAX_NAMED_FILES = 3
-LATEST_INPUT = timedelta(minutes=1)
-"""After its creation a job still reads input that came so late, or a clock differs so much."""
 LATEST_OUTPUT = timedelta(minutes=5)
 """After its end a file that is newer is another job's, which takes longer, or a clock differs so much."""
 UNREADABLE = "Leave max_error_rate out for this job."
-
-
-def find_error(kind: BatchJobKind, part: RecordPart, *, are_texts: bool = True) -> str | None:
-    """
-    Return why a record is of no use, in Personalize's words where it has some; ``None`` when it is good.
-
-    :param kind: the kind of job that wrote it
-    :param part: the last part of the record
-    :param are_texts: whether all elements of its list of users are text
-    """
-    if part.problem:
-        return part.problem
-    error = part.members.get("error")
-    if error not in (None, ""):
-        return error if isinstance(error, str) else show(error)
-    output = part.members.get("output")
-    if not isinstance(output, Mapping):
-        return "the record has no output"
-    if not part.list_name and not any(isinstance(output.get(each), list) for each in kind.result_members):
-        return f"the record's output has no {kind.result_members[0]}"
-    return None if are_texts else f"the record's {part.list_name} holds something else than text"
+_MISSING = (
+    "The job is ACTIVE all the same, and its output may be right: see whether something has deleted or "
+    "moved a file of it, and whether its input_path and output_path are still those that it was given."
+)
 
 
 def check_output(
@@ -74,29 +58,18 @@ def check_output(
     arn = parse_job_arn(job_arn)
     with closing(hook.make_s3_client(arn.region)) as client:
         outputs = find_outputs(client, job_arn, job, log)
-        summary = _read(client, arn.kind, job_arn, outputs, log)
+        summary = OutputReader(job_arn, arn.kind).read(client, outputs, log)
+    log.info("The output holds %d records, %d of them with an error.", summary.records, summary.errors)
     summary.judge(job_arn, max_error_rate)
     return summary.dump()
 
 
-def _read(client: Any, kind: BatchJobKind, job_arn: str, outputs: list[S3Object], log: Log) -> OutputSummary:
-    summary = OutputSummary(len(outputs), sum(each.size for each in outputs))
-    are_texts = True
-    for file, part in read_output(client, job_arn, outputs, Progress(summary, log)):
-        assert isinstance(part, RecordPart)  # only a function for blocks makes blocks
-        are_texts = are_texts and all(isinstance(value, str) for value in part.values)
-        if part.is_last:
-            summary.count(find_error(kind, part, are_texts=are_texts), file, part)
-            are_texts = True
-    log.info("The output holds %d records, %d of them with an error.", summary.records, summary.errors)
-    return summary
-
-
 def find_outputs(client: Any, job_arn: str, job: Mapping[str, Any], log: Log) -> list[S3Object]:
     """
-    Return the files that a job wrote: those of its input, and all that were written while it ran.
+    Return the files that a job wrote: those whose names the files of its input give, see :mod:`~.own_files`.
 
-    Input that came, or was replaced, after the job was created may have none, and an empty file has none.
+    Input that came, or was replaced, after the job was created may have none. When no other input is there
+    any more, the files count that are in the output folder itself and were written while the job ran.
 
     :param client: a boto3 client for S3
     :param job_arn: the job's ARN
@@ -109,44 +82,78 @@ def find_outputs(client: Any, job_arn: str, job: Mapping[str, Any], log: Log) ->
     if job.get("lastUpdatedDateTime") is not None:
         ended = _find_time(job_arn, job, "lastUpdatedDateTime") + LATEST_OUTPUT
     output_path = _find_path(job_arn, job, "jobOutput", "s3DataDestination")
-    bucket, prefix = split_path(output_path)
-    found = {each.key: each for each in list_objects(client, output_path) if each.key.endswith(".out")}
     input_path = _find_path(job_arn, job, "jobInput", "s3DataSource")
-    expected = [f"{prefix}{name}.out" for name in _find_inputs(client, input_path, created, log)]
-    expected += [key for key, each in found.items() if created <= each.last_modified <= ended]
-    if not expected:
-        raise PersonalizeOutputError(job_arn, f"No output of the job is under {output_path}")
-    outputs = {key: found.get(key) for key in dict.fromkeys(expected)}
-    problems = {
-        "missing": [key for key, each in outputs.items() if each is None],
-        "older than the job": [key for key, each in outputs.items() if each and each.last_modified < created],
-        "newer than the job": [key for key, each in outputs.items() if each and each.last_modified > ended],
-        "empty": [key for key, each in outputs.items() if each and not each.size],
-    }
-    for problem, keys in problems.items():
-        if keys:
-            named = ", ".join(f"s3://{bucket}/{key}" for key in sorted(keys)[:MAX_NAMED_FILES])
-            more = f" and {len(keys) - MAX_NAMED_FILES} more" if len(keys) > MAX_NAMED_FILES else ""
-            is_are = "are" if len(keys) > 1 else "is"
-            raise PersonalizeOutputError(
-                job_arn, f"{len(keys)} of {len(outputs)} output files {is_are} {problem}: {named}{more}"
+    (bucket, prefix), (input_bucket, input_prefix) = split_path(output_path), split_path(input_path)
+    found = {each.key: each for each in list_objects(client, output_path) if each.key.endswith(".out")}
+    new = {key: each for key, each in found.items() if created <= each.last_modified <= ended}
+    listed = {each.key: each for each in list_objects(client, input_path)}
+    files = find_input(
+        {key: each.size for key, each in listed.items()},
+        input_prefix,
+        prefix if bucket == input_bucket else None,
+    )
+    sure = [key for key, is_sure in files.items() if is_sure]
+    _tell_late(sum(listed[key].last_modified > created for key in sure), len(sure), log)
+    expected: dict[str, S3Object | None] = {}
+    optional: dict[str, S3Object] = {}
+    for key, is_sure in files.items():
+        names = name_outputs(key, input_prefix, prefix)
+        name = next((name for known in (new, found) for name in names if name in known), None)
+        name = name or f"{prefix}{posixpath.basename(key)}.out"
+        if is_sure and listed[key].last_modified <= created:
+            expected[name] = found.get(name)
+        elif name in new and new[name].size:
+            optional[name] = new[name]
+    if not expected and not optional:
+        optional = {key: each for key, each in new.items() if is_directly_under(key, prefix)}
+        if optional:
+            log.warning(
+                "Nothing is left of the job's input in %s, which would name its output: the %d files count "
+                "that were written to %s while the job ran, whichever job wrote them.",
+                input_path,
+                len(optional),
+                output_path,
             )
+    outputs = optional | expected
+    if not outputs:
+        raise PersonalizeOutputError(job_arn, f"No output of the job is under {output_path}", advice=_MISSING)
+    _check_files(job_arn, bucket, outputs, created, ended)
     # In an order that stays: tasks may be mapped over them.
     return sorted((each for each in outputs.values() if each), key=lambda each: each.key)
 
 
-def _find_inputs(client: Any, path: str, created: datetime, log: Log) -> list[str]:
-    """Return the names of the files that a job has read for sure."""
-    files = [each for each in list_objects(client, path) if each.size and not each.key.endswith("/")]
-    names = [posixpath.basename(each.key) for each in files if each.last_modified <= created + LATEST_INPUT]
-    if late := len(files) - len(names):
+def _check_files(
+    job_arn: str,
+    bucket: str,
+    outputs: Mapping[str, S3Object | None],
+    created: datetime,
+    ended: datetime,
+) -> None:
+    """Raise an error unless each file is there, holds something, and was written while the job ran."""
+    keys = sorted(outputs)
+    there = {key: each for key in keys if (each := outputs[key])}
+    for problem, advice, wrong in (
+        ("missing", _MISSING, [key for key in keys if key not in there]),
+        ("older than the job", _MISSING, [key for key in there if there[key].last_modified < created]),
+        ("newer than the job", REPLACED, [key for key in there if there[key].last_modified > ended]),
+        ("empty", REPLACED, [key for key in there if not there[key].size]),
+    ):
+        if wrong:
+            named = ", ".join(f"s3://{bucket}/{key}" for key in wrong[:MAX_NAMED_FILES])
+            more = f" and {len(wrong) - MAX_NAMED_FILES} more" if len(wrong) > MAX_NAMED_FILES else ""
+            is_are = "are" if len(wrong) > 1 else "is"
+            text = f"{len(wrong)} of {len(keys)} output files {is_are} {problem}: {named}{more}"
+            raise PersonalizeOutputError(job_arn, text, advice=advice)
+
+
+def _tell_late(late: int, files: int, log: Log) -> None:
+    if late:
         log.warning(
             "%d of %d files of the input came, or were replaced, after the job was created: whether their "
             "output is complete cannot be told.",
             late,
-            len(files),
+            files,
         )
-    return names
 
 
 def _find_time(job_arn: str, job: Mapping[str, Any], member: str) -> datetime:

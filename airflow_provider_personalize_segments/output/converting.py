@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from airflow_provider_personalize_segments.arns import parse_job_arn
-from airflow_provider_personalize_segments.output.arrow_lists import load_texts, loads
-from airflow_provider_personalize_segments.output.checking import find_error
 from airflow_provider_personalize_segments.output.folders import FileInFolder
+from airflow_provider_personalize_segments.output.judging import judge
+from airflow_provider_personalize_segments.output.lines import Lines
 from airflow_provider_personalize_segments.output.objects import S3Object
 from airflow_provider_personalize_segments.output.parquet import ParquetFile
-from airflow_provider_personalize_segments.output.reading import OutputSummary, Progress, read_output
-from airflow_provider_personalize_segments.output.record_blocks import (
-    RecommendationBlock,
-    load_recommendations,
-)
-from airflow_provider_personalize_segments.output.record_parts import RecordBlock, RecordPart
-from airflow_provider_personalize_segments.output.rows import Rows, WrongRecordError
-from airflow_provider_personalize_segments.output.tables import (
-    ROWS,
-    ErrorRows,
-    RecommendationRows,
-    find_query,
+from airflow_provider_personalize_segments.output.reading import OutputReader, OutputSummary, Place
+from airflow_provider_personalize_segments.output.rows import (
+    ERRORS,
+    Columns,
+    gather,
+    make_error_rows,
+    make_rows,
+    make_schema,
+    read_lines,
 )
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.waiting.verdicts import Log
 
 Opener = Callable[[], FileInFolder]
-Place = tuple[str, int]
-"""A file's path, and the number of a line in it."""
-NO_QUERY = "the record does not say for what it was asked"
-
-
-class Verdict(NamedTuple):
-    """
-    What a first reading learnt of a long record at its end.
-
-    :param query: for what it was asked; ``None`` when it is void
-    :param problem: why it is void
-    """
-
-    query: str | None
-    problem: str | None
+FEW_BYTES = 16 * 1024
+"""Bytes of lines in doubt that are judged one by one; more are halved, so that one bad line costs little."""
 
 
 def convert_output(
@@ -57,9 +44,6 @@ def convert_output(
     """
     Write a job's output as Parquet.
 
-    The rows of a long record are written while it is read. Where only its end tells that it is void, or for
-    what it was asked, all files are read once more, with that known.
-
     :param client: a boto3 client for S3
     :param job_arn: the job's ARN
     :param outputs: the files to read
@@ -69,104 +53,25 @@ def convert_output(
     :returns: the counts, and whether there is a file of errors
     :raises PersonalizeOutputError: when a file has no record, or is cut off in the middle of one
     """
-    known: dict[Place, Verdict] = {}
-    for _ in range(2):
-        conversion = _Conversion(job_arn, known, open_results, open_errors)
-        try:
-            conversion.run(client, outputs, log)
-            if not conversion.learnt:
-                return conversion.summary, conversion.finish()
-        except BaseException:
-            conversion.give_up()
-            raise
-        conversion.give_up()
-        known = conversion.learnt
-        log.info("The end of %d long records changes what was read before: reading again.", len(known))
-    # Each reading names the entity tags of the same listing.
-    raise RuntimeError("Two readings of the same objects differ. (This is a mistake of S3's, or of ours.)")
+    converter = _Converter(job_arn, open_results, open_errors)
+    try:
+        summary = converter.read(client, outputs, log)
+        return summary, converter.finish()
+    except BaseException:
+        converter.give_up()
+        raise
 
 
-class _Table:
-    """
-    Rows on their way into a Parquet file.
+class _Converter(OutputReader):
+    """Reads output, and writes what it reads."""
 
-    :param rows: gathers them
-    :param open_file: opens the file
-    """
-
-    def __init__(self, rows: Rows, open_file: Opener) -> None:
-        self.rows = rows
-        self._file = open_file()
-        self._parquet = ParquetFile(self._file, rows.schema)
-
-    def hand_on(self) -> None:
-        if self.rows.is_full:
-            self._parquet.write(self.rows.take_group())
-
-    def finish(self) -> None:
-        if len(self.rows):
-            self._parquet.write(self.rows.take_group())
-        self._parquet.finish()
-        self._file.finish()
-
-    def give_up(self) -> None:
-        self._parquet.give_up()
-        self._file.give_up()
-
-
-class _LongRecord:
-    """A record of several parts, whose rows are written before all of it was read."""
-
-    def __init__(self, verdict: Verdict | None, query: str | None) -> None:
-        self.known = verdict
-        self.query = verdict.query if verdict else query
-        self.problem: str | None = None
-        self.has_rows = False
-
-
-class _Conversion:
-    def __init__(
-        self, job_arn: str, known: dict[Place, Verdict], open_results: Opener, open_errors: Opener
-    ) -> None:
-        self.learnt: dict[Place, Verdict] = {}
-        """What a second reading has to know beforehand."""
-        self.summary = OutputSummary(0, 0, rows=0)
-        self._job_arn = job_arn
-        self._kind = parse_job_arn(job_arn).kind
-        self._known = known
-        self._rows = ROWS[self._kind](job_arn)
-        self._error_rows = ErrorRows(job_arn)
-        self._results = _Table(self._rows, open_results)
+    def __init__(self, job_arn: str, open_results: Opener, open_errors: Opener) -> None:
+        super().__init__(job_arn, parse_job_arn(job_arn).kind, rows=0)
+        # Items are few, and in many lists; users are many, and each list has others.
+        repeated = [self.kind.result_column] if self.kind.number_members else []
+        self._results = ParquetFile(open_results(), make_schema(self.kind), repeated)
         self._open_errors = open_errors
-        self._errors: _Table | None = None
-
-    def run(self, client: Any, outputs: Sequence[S3Object], log: Log) -> None:
-        self.summary = OutputSummary(len(outputs), sum(each.size for each in outputs), rows=0)
-        progress = Progress(self.summary, log)
-        parsers: dict[str, Any] = {"loads": loads, "load_list": load_texts}
-        if isinstance(self._rows, RecommendationRows):
-            parsers["load_block"] = load_recommendations
-        long_record: _LongRecord | None = None
-        for file, part in read_output(client, self._job_arn, outputs, progress, **parsers):
-            if isinstance(part, RecordBlock):
-                self._add_block(part.values)
-                continue
-            place = (file.path, part.line)
-            if not part.is_last:
-                if long_record is None:
-                    query = find_query(self._kind, part.members)
-                    long_record = _LongRecord(self._known.get(place), query)
-                self._add_piece(part, long_record)
-                continue
-            problem = find_error(self._kind, part)
-            if long_record is None:
-                problem = problem or self._add_record(part)
-            else:
-                problem = self._end_long_record(place, part, long_record, problem)
-                long_record = None
-            self.summary.count(problem, file, part)
-            if problem:
-                self._add_error(file, part, problem)
+        self._errors: ParquetFile | None = None
 
     def finish(self) -> bool:
         """Finish both files; return whether there is one of errors."""
@@ -176,55 +81,69 @@ class _Conversion:
         return self._errors is not None
 
     def give_up(self) -> None:
+        """Leave neither file behind."""
         self._results.give_up()
         if self._errors:
             self._errors.give_up()
 
-    def _add_record(self, part: RecordPart) -> str | None:
-        """Add a record that is one part; return why that is not possible."""
-        query = find_query(self._kind, part.members)
-        return self._add_rows(part, query) if query is not None else NO_QUERY
-
-    def _add_block(self, block: RecommendationBlock) -> None:
-        assert isinstance(self._rows, RecommendationRows)
-        added = self._rows.add_block(block)
-        self.summary.records += block.records
-        self.summary.rows = (self.summary.rows or 0) + added
-        self._results.hand_on()
-
-    def _add_piece(self, part: RecordPart, record: _LongRecord) -> None:
-        if record.problem:
+    def take_lines(self, file: S3Object, number: int, offset: int, data: bytes) -> None:
+        """Write many lines at once; those in doubt are judged."""
+        columns = read_lines(self.kind, data)
+        if columns is not None:
+            self.summary.records += len(columns.query)
+            self._write(columns)
             return
-        if record.query is None:
-            # One reading has to tell that a record is void, even before the record says its query.
-            record.problem = self._rows.find_problem(part)
-        else:
-            record.problem = self._add_rows(part, record.query)
-            record.has_rows = record.has_rows or not record.problem
+        half = data.find(b"\n", len(data) // 2) + 1
+        if len(data) <= FEW_BYTES or not 0 < half < len(data):
+            super().take_lines(file, number, offset, data)
+            return
+        self.take_lines(file, number, offset, data[:half])
+        self.take_lines(file, number + data.count(b"\n", 0, half), offset + half, data[half:])
 
-    def _end_long_record(
-        self, place: Place, part: RecordPart, record: _LongRecord, problem: str | None
-    ) -> str | None:
-        query = find_query(self._kind, part.members)
-        problem = problem or record.problem or (record.known.problem if record.known else None)
-        if problem is None and query is None:
-            problem = NO_QUERY
-        is_right = not record.has_rows if problem else record.has_rows and record.query == query
-        if not is_right:
-            self.learnt[place] = Verdict(None if problem else query, problem)
-        return problem
+    def take_records(self, file: S3Object, records: Sequence[Place]) -> None:
+        """Write records that were judged."""
+        super().take_records(file, records)
+        self._write(gather(self.kind, [each for _, _, each in records if each.error is None]))
+        wrong = [
+            (file.path, number, offset, each.error, each.given, self.job_arn)
+            for number, offset, each in records
+            if each.error is not None
+        ]
+        if wrong:
+            if self._errors is None:
+                self._errors = ParquetFile(self._open_errors(), ERRORS)
+            self._errors.write(make_error_rows(wrong))
 
-    def _add_rows(self, part: RecordPart, query: str) -> str | None:
-        try:
-            added = self._rows.add(part, query)
-        except WrongRecordError as error:
-            return str(error)
-        self.summary.rows = (self.summary.rows or 0) + added
-        self._results.hand_on()
-        return None
+    def take_long_line(self, file: S3Object, lines: Lines) -> None:
+        """Write a long line's users once its end has told that it is good; till then they are in a file."""
+        schema = pa.schema({"results": pa.string()})
+        number, offset = lines.number, lines.offset
+        with tempfile.TemporaryFile() as spool:
+            with pa.ipc.new_stream(spool, schema) as writer:
 
-    def _add_error(self, file: S3Object, part: RecordPart, problem: str) -> None:
-        if self._errors is None:
-            self._errors = _Table(self._error_rows, self._open_errors)
-        self._error_rows.add(file.path, part, problem)
-        self._errors.hand_on()
+                def take_piece(piece: bytes) -> str | None:
+                    columns = read_lines(self.kind, piece)
+                    if columns is None:
+                        record = judge(self.kind, piece)
+                        if record.error is not None:
+                            return record.error
+                        columns = gather(self.kind, [record])
+                    writer.write_batch(pa.record_batch([columns.results.flatten()], schema))
+                    return None
+
+                record = self.judge_long_line(file, lines, take_piece)
+            if record.error is not None:
+                self.take_records(file, [(number, offset, record)])
+                return
+            self.summary.records += 1
+            spool.seek(0)
+            done = 0
+            for batch in pa.ipc.open_stream(spool):
+                results = pa.ListArray.from_arrays(pa.array([0, len(batch)], pa.int32()), batch.column(0))
+                self._write(Columns(pa.array([record.query]), results, (), None), done)
+                done += len(batch)
+
+    def _write(self, columns: Columns, start: int = 0) -> None:
+        rows = make_rows(self.kind, self.job_arn, columns, start)
+        self.summary.rows = (self.summary.rows or 0) + len(rows)
+        self._results.write(rows)

@@ -89,22 +89,44 @@ class Folder(ABC):
 
 
 class FileInFolder(io.RawIOBase):
-    """A file that is written from its beginning to its end."""
+    """
+    A file that is written from its beginning to its end.
 
-    _is_given_up = False
+    :param file: takes the bytes
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+        self._size = 0
+        self._is_given_up = False
 
     def writable(self) -> bool:
         """Return that it can be written."""
         return True
 
-    @abstractmethod
+    def tell(self) -> int:
+        """Return how many bytes were written."""
+        return self._size
+
+    def write(self, data: Any) -> int:
+        """Take bytes."""
+        with memoryview(data) as view:
+            # Arrow's writer writes the end of a file even when it is thrown away.
+            if not self._is_given_up:
+                self._size += view.nbytes
+                self._file.write(data)
+            return view.nbytes
+
     def finish(self) -> None:
         """Make the file visible, with all that was written."""
+        self._file.close()
 
     def give_up(self) -> None:
         """Leave nothing behind, as far as that is possible; raise no error."""
-        # Arrow's writer writes the end of a file even when it is thrown away.
         self._is_given_up = True
+        with suppress(Exception):  # what went wrong before is the news
+            self._file.close()
 
 
 class StorageFolder(Folder):
@@ -159,32 +181,12 @@ class StorageFolder(Folder):
 
 class _StorageFile(FileInFolder):
     def __init__(self, fs: Any, path: str) -> None:
-        super().__init__()
+        super().__init__(fs.open(path, "wb"))
         self._fs = fs
         self._path = path
-        self._file: IO[bytes] = fs.open(path, "wb")
-        self._size = 0
-
-    def tell(self) -> int:
-        """Return how many bytes were written."""
-        return self._size
-
-    def write(self, data: Any) -> int:
-        """Hand bytes on."""
-        with memoryview(data) as view:
-            if not self._is_given_up:
-                self._size += view.nbytes
-                self._file.write(data)
-            return view.nbytes
-
-    def finish(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def give_up(self) -> None:
         """Close the file, and delete it."""
         super().give_up()
-        with suppress(Exception):  # what went wrong before is the news
-            self._file.close()
         with suppress(Exception):
             self._fs.rm_file(self._path)

@@ -9,7 +9,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Never
 
 from airflow_provider_personalize_segments.errors import PersonalizeInputError
-from airflow_provider_personalize_segments.output.objects import S3Object, list_objects, read_object
+from airflow_provider_personalize_segments.output.objects import (
+    S3Object,
+    list_objects,
+    read_object,
+    split_path,
+)
+from airflow_provider_personalize_segments.output.own_files import choose_input
 from airflow_provider_personalize_segments.output.patterns import REPEATED
 from airflow_provider_personalize_segments.plain_json import show
 from airflow_provider_personalize_segments.recipes import (
@@ -73,6 +79,7 @@ def check_input(
     *,
     log: Log,
     recipe: str | None = None,
+    output_path: str | None = None,
     placeholders: Iterable[str] = (),
     has_themes: bool = False,
 ) -> dict[str, int]:
@@ -87,6 +94,7 @@ def check_input(
     :param log: where warnings go
     :param recipe: the name of the solution version's recipe; ``None`` (the default) where it is not known,
         then the input may be what any recipe of this kind takes
+    :param output_path: the output path of the job: what is named as its output is no input
     :param placeholders: the placeholders of the job's filter
     :param has_themes: whether the job generates themes
     :returns: ``files``, ``bytes`` and ``records``
@@ -95,7 +103,7 @@ def check_input(
     .. seealso:: https://docs.aws.amazon.com/personalize/latest/dg/batch-data-upload.html
     """
     shapes = _find_shapes(kind, recipe, path, has_themes=has_themes)
-    files = find_files(client, path)
+    files = find_files(client, path, output_path)
     checker = _Checker(shapes, frozenset(placeholders), log, recipe)
     for each in files:
         checker.check_file(each, read_object(client, each))
@@ -123,17 +131,23 @@ def _find_shapes(kind: BatchJobKind, recipe: str | None, path: str, *, has_theme
     return [RECIPES[THEME_RECIPE]._replace(lines=THEME_LINES)]
 
 
-def find_files(client: Any, path: str) -> list[S3Object]:
+def find_files(client: Any, path: str, output_path: str | None = None) -> list[S3Object]:
     """
-    Return the files that a job reads.
+    Return the files that a job reads for sure.
 
     :param client: a boto3 client for S3
     :param path: the input path of the job
+    :param output_path: the output path of the job
     :raises PersonalizeInputError: when there are none or too many, or others than those in the folder
     """
     try:
-        listed = (each for each in list_objects(client, path) if not each.key.endswith("/"))
-        files = list(islice(listed, MAX_FILES + 1))
+        bucket, prefix = split_path(path)
+        output_bucket, output_prefix = split_path(output_path or path)
+        # Markers, and the output of earlier jobs, may lie between the files.
+        listed = {each.key: each for each in islice(list_objects(client, path), 10 * MAX_FILES)}
+        is_beside = output_path is not None and bucket == output_bucket
+        sizes = {key: each.size for key, each in listed.items()}
+        files = [listed[key] for key in choose_input(sizes, prefix, output_prefix if is_beside else None)]
     except ValueError as error:
         raise PersonalizeInputError(str(error), "Leave check_input out for this job.", path) from None
     if not files:

@@ -37,6 +37,7 @@ _TRANSIENT_CODES = THROTTLING_CODES | {
     "ExpiredToken",
     "ExpiredTokenException",
     "KMSInternalException",
+    "NoSuchUpload",
     "OperationAborted",
     "TokenRefreshRequired",
 }
@@ -119,6 +120,10 @@ def read_object(
     It is read in requests for :data:`REQUEST_SIZE` bytes. After a broken connection, an answer that ends too
     early, a throttle or a fault of S3's, it is asked for again from where it stopped, after a pause. Each
     request names the entity tag, so all bytes are of one and the same content.
+
+    s3transfer's downloads have none of this: they need room for the whole object, give bytes in another order
+    or not before the end, begin a range that broke anew and without a pause, and do not compare the object
+    with what was listed.
 
     :param client: a boto3 client for S3
     :param s3_object: the object, as it was listed

@@ -4,50 +4,67 @@ from __future__ import annotations
 
 import queue
 import threading
-from io import IOBase
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from airflow_provider_personalize_segments.output.folders import FileInFolder
+
 COMPRESSION = "zstd"
 """Two thirds of what snappy leaves, for as much time; every reader of these years knows it."""
+GROUP_ROWS = 256 * 1024
+"""Rows of a row group, or a few more: readers skip and share out work by these."""
+GROUP_BYTES = 32 * 1024**2
+"""Bytes in a row group, or a few more; so long IDs take no more memory than short ones."""
 
 
 class ParquetFile:
     """
-    Writes row groups to a file in a thread of its own, one while the next is gathered.
+    Gathers rows, and writes row groups to a file in a thread of its own, one while the next is gathered.
 
-    :param file: where the bytes go; it is neither closed nor read
+    :param file: where the bytes go; it is finished, or given up, with the table
     :param schema: the table's columns
+    :param repeated: those whose values are numbered, beside those that Arrow has numbered
     """
 
-    def __init__(self, file: IOBase, schema: pa.Schema) -> None:
+    def __init__(self, file: FileInFolder, schema: pa.Schema, repeated: Sequence[str] = ()) -> None:
         self._file = file
         self._schema = schema
+        self._repeated = repeated
+        self._gathered: list[pa.Table] = []
+        self._rows = self._bytes = 0
         self._groups: queue.Queue[pa.Table | None] = queue.Queue(maxsize=1)
         self._error: BaseException | None = None
         self._is_given_up = False
         self._thread = threading.Thread(target=self._run, name="parquet-writer", daemon=True)
         self._thread.start()
 
-    def write(self, group: pa.Table) -> None:
+    def write(self, rows: pa.Table) -> None:
         """
-        Write a row group, or tell why the one before could not be written.
+        Take rows, or tell why a row group before could not be written.
 
-        :param group: the rows
+        :param rows: the rows
         """
-        self._put(group)
+        self._gathered.append(rows)
+        self._rows += len(rows)
+        self._bytes += rows.nbytes
+        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+            self._hand_on()
 
     def finish(self) -> None:
-        """Write the end of the file, and wait until that is done."""
+        """Write the end of the file, wait until that is done, and make it visible."""
+        if self._rows:
+            self._hand_on()
         self._put(None)
         self._thread.join()
         if self._error:
             raise self._error
+        self._file.finish()
 
     def give_up(self) -> None:
-        """End the thread as soon as it has written what it is writing."""
+        """End the thread as soon as it has written what it is writing, and leave nothing behind."""
         self._is_given_up = True
         while self._thread.is_alive():
             try:
@@ -56,6 +73,14 @@ class ParquetFile:
                 continue
             break
         self._thread.join()
+        self._file.give_up()
+
+    def _hand_on(self) -> None:
+        # One dictionary for a row group: with several, Parquet would write each value in full.
+        group = pa.concat_tables(self._gathered).unify_dictionaries()
+        self._gathered.clear()
+        self._rows = self._bytes = 0
+        self._put(group)
 
     def _put(self, group: pa.Table | None) -> None:
         while self._error is None:
@@ -88,7 +113,7 @@ class ParquetFile:
             self._schema,
             compression=COMPRESSION,
             # Nearly all other values are different, and numbered in vain.
-            use_dictionary=repeated,
+            use_dictionary=[*repeated, *self._repeated],
             # Readers of Arrow would take our dictionaries for the columns' type.
             store_schema=False,
         )

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_personalize_segments.arns import parse_job_arn
@@ -22,10 +22,10 @@ from airflow_provider_personalize_segments.errors import (
 from airflow_provider_personalize_segments.jobs import JobState, classify_status
 from airflow_provider_personalize_segments.output.checking import find_outputs
 from airflow_provider_personalize_segments.output.converting import convert_output
-from airflow_provider_personalize_segments.output.folders import Folder, StorageFolder
+from airflow_provider_personalize_segments.output.folders import FileInFolder, Folder, StorageFolder
 from airflow_provider_personalize_segments.output.objects import S3Object
 from airflow_provider_personalize_segments.output.reading import OutputSummary
-from airflow_provider_personalize_segments.output.s3_folder import S3Folder
+from airflow_provider_personalize_segments.output.s3_folder import S3Folder, find_connection
 from airflow_provider_personalize_segments.plain_json import show
 
 if TYPE_CHECKING:
@@ -34,15 +34,13 @@ if TYPE_CHECKING:
 
 SUCCESS = "_SUCCESS"
 ERRORS = "_errors/"
-ERRORS_NAME = f"{ERRORS}_"
-"""Some readers look at a file's own name only, and would take its rows for results."""
 STAGING = "_staging/"
 """Readers leave out what begins with an underscore."""
 _VANISHED = (
     "A part of the result vanished before the result was complete",
     "Clear all tasks that write it, and see that nothing else writes there.",
 )
-_OURS = re.compile(r"(_errors/_)?part-\d{5}-[0-9a-f]{8}\.parquet")
+_OURS = re.compile(r"(_errors/_)?part-\d{5}-[0-9a-f]{8}\.(parquet|errors)")
 
 
 def write_tables(
@@ -69,9 +67,11 @@ def write_tables(
     """
     job = hook.describe_job(job_arn)
     _check_status(job_arn, job)
-    with closing(hook.make_s3_client(parse_job_arn(job_arn).region)) as client:
+    region = parse_job_arn(job_arn).region
+    with ExitStack() as stack:
+        client = stack.enter_context(closing(hook.make_s3_client(region)))
         try:
-            folder = _open_folder(output_path, client)
+            folder = _open_folder(hook, output_path, client, stack)
         except ValueError as error:
             raise InvalidParameterError(f"output_path cannot be written to: {error}") from None
         outputs = find_outputs(client, job_arn, job, log)
@@ -81,10 +81,15 @@ def write_tables(
         return result.make(client, number, max_error_rate)
 
 
-def _open_folder(path: str, s3_client: Any) -> Folder:
+def _open_folder(hook: PersonalizeHook, path: str, client: Any, stack: ExitStack) -> Folder:
     """Return the folder to write to; raise ValueError when nothing serves such a path."""
     path = path.rstrip("/") + "/"
-    return S3Folder(path, s3_client) if path.startswith("s3://") else StorageFolder(path)
+    if not path.startswith("s3://"):
+        return StorageFolder(path)
+    if connection := find_connection(path):
+        region = client.meta.region_name
+        client = stack.enter_context(closing(type(hook)(connection).make_s3_client(region)))
+    return S3Folder(path, client)
 
 
 def _check_status(job_arn: str, job: Mapping[str, Any]) -> None:
@@ -203,20 +208,28 @@ class _Result:
 
     def _stage(self, client: Any, number: int) -> dict[str, Any]:
         name = self._name(number)
+        # Some readers look at a file's own name only, and others at how it ends: none takes it for results.
+        errors_name = f"{ERRORS}_{name.removesuffix('.parquet')}.errors"
+        files: dict[str, FileInFolder] = {}
+
+        def open_file(name: str) -> FileInFolder:
+            files[name] = file = self._folder.open(self._staged_name(name))
+            return file
+
         summary, has_errors = convert_output(
             client,
             self._job_arn,
             self._parts[number],
-            lambda: self._folder.open(self._staged_name(name)),
-            lambda: self._folder.open(self._staged_name(ERRORS_NAME + name)),
+            lambda: open_file(name),
+            lambda: open_file(errors_name),
             self._log,
         )
-        names = self._folder.list()
-        tables = [name, ERRORS_NAME + name] if has_errors else [name]
+        tables = [name, errors_name] if has_errors else [name]
         note = {
             "digest": self._digest,
             "jobArn": self._job_arn,
-            "tables": {each: names[self._staged_name(each)] for each in tables},
+            # Not by a listing: another task of this result may have moved them.
+            "tables": {each: files[each].tell() for each in tables},
             **summary.dump(),
         }
         self._folder.write(self._note_name(number), json.dumps(note).encode())

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import posixpath
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_personalize_segments.errors import PersonalizeOutputError
+from airflow_provider_personalize_segments.errors import PersonalizeOutputError, S3RefusedError
+from airflow_provider_personalize_segments.output.judging import Record, judge, judge_lines
+from airflow_provider_personalize_segments.output.lines import Lines, judge_long_line
 from airflow_provider_personalize_segments.output.objects import S3Object, read_object
-from airflow_provider_personalize_segments.output.record_parts import RecordBlock, RecordPart
-from airflow_provider_personalize_segments.output.records import read_records
 from airflow_provider_personalize_segments.plain_json import clean_line
 
 if TYPE_CHECKING:
+    from airflow_provider_personalize_segments.jobs import BatchJobKind
     from airflow_provider_personalize_segments.waiting.verdicts import Log
 
 MAX_MESSAGES = 5
 """How many errors are repeated in a message and in XCom."""
 MAX_MESSAGE_LENGTH = 300
 """Characters of each."""
+REPLACED = (
+    "The job is ACTIVE all the same, and wrote output of its own: see what has written there since. A bucket "
+    "with versions still has what was there before. Give each job a folder of its own."
+)
 SECONDS_BETWEEN_REPORTS = 10.0
+Place = tuple[int, int, Record]
+"""The number of a line, from 1, where it begins, in bytes, and its record."""
+_GZIP_MARK = b"\x1f\x8b"
 
 
 class OutputSummary:
@@ -45,19 +53,19 @@ class OutputSummary:
         """The share of the records that have an error, 0.0 to 1.0."""
         return self.errors / self.records if self.records else 0.0
 
-    def count(self, error: str | None, file: S3Object, part: RecordPart) -> None:
+    def count(self, error: str | None, file: S3Object, line: int) -> None:
         """
         Count a record.
 
         :param error: why it is of no use, or ``None``
         :param file: the file it is in
-        :param part: its last part
+        :param line: the number of its line
         """
         self.records += 1
         if error is not None:
             self.errors += 1
             if len(self.first_errors) < MAX_MESSAGES:
-                place = f"{posixpath.basename(file.key)} line {part.line}"
+                place = f"{posixpath.basename(file.key)} line {line}"
                 self.first_errors.append(clean_line(f"{place}: {error}", MAX_MESSAGE_LENGTH))
 
     def judge(self, job_arn: str, max_error_rate: float) -> None:
@@ -131,20 +139,18 @@ class Progress:
         files = "1 file" if summary.files == 1 else f"{summary.files} files"
         log.info("Reading the job's output: %s, %s.", files, _size(summary.size))
 
-    def follow(self, pieces: Iterable[bytes], number: int) -> Iterator[bytes]:
+    def advance(self, size: int, number: int) -> None:
         """
-        Yield the pieces of a file, and tell.
+        Count bytes, and tell.
 
-        :param pieces: the pieces
-        :param number: the file's number, from 1
+        :param size: how many were read
+        :param number: the number of the file they are in, from 1
         """
-        for piece in pieces:
-            yield piece
-            self._read += len(piece)
-            now = time.monotonic()
-            if now - self._told >= SECONDS_BETWEEN_REPORTS:
-                self._told = now
-                self._tell(number, self._read / (now - self._began))
+        self._read += size
+        now = time.monotonic()
+        if now - self._told >= SECONDS_BETWEEN_REPORTS:
+            self._told = now
+            self._tell(number, self._read / (now - self._began))
 
     def _tell(self, number: int, rate: float) -> None:
         summary = self._summary
@@ -161,30 +167,112 @@ class Progress:
         )
 
 
-def read_output(
-    client: Any, job_arn: str, outputs: Sequence[S3Object], progress: Progress, **parsers: Any
-) -> Iterator[tuple[S3Object, RecordPart | RecordBlock]]:
+class OutputReader:
     """
-    Yield the records of files that a job wrote, each with its file.
+    Reads a job's output to its end, judges each record, and counts.
 
-    :param client: a boto3 client for S3
     :param job_arn: the job's ARN
-    :param outputs: the files
-    :param progress: follows how much was read
-    :param parsers: ``loads``, ``load_list`` and ``load_block`` of :func:`~.records.read_records`
-    :raises PersonalizeOutputError: when a file has no record, or is cut off in the middle of one
+    :param kind: the kind of job
+    :param rows: what to begin counting rows with; ``None`` when none are made
     """
-    for number, each in enumerate(outputs, 1):
-        part: RecordPart | RecordBlock | None = None
-        pieces = progress.follow(read_object(client, each), number)
-        for part in read_records(pieces, each.path, **parsers):
-            if isinstance(part, RecordPart) and part.is_cut_off:
-                raise PersonalizeOutputError(
-                    job_arn, f"{each.path} is cut off in the middle of a record, in line {part.line}"
+
+    def __init__(self, job_arn: str, kind: BatchJobKind, rows: int | None = None) -> None:
+        self.job_arn = job_arn
+        self.kind = kind
+        self.summary = OutputSummary(0, 0, rows)
+
+    def read(self, client: Any, outputs: Sequence[S3Object], log: Log) -> OutputSummary:
+        """
+        Read files, and return the counts.
+
+        :param client: a boto3 client for S3
+        :param outputs: the files
+        :param log: the task's log
+        :raises PersonalizeOutputError: when a file has no record, or is cut off in the middle of one
+        :raises S3RefusedError: when a file is compressed
+        """
+        self.summary.files, self.summary.size = len(outputs), sum(each.size for each in outputs)
+        progress = Progress(self.summary, log)
+        for index, file in enumerate(outputs, 1):
+            before = self.summary.records
+            lines = Lines(read_object(client, file))
+            if lines.begin_with(_GZIP_MARK):
+                raise S3RefusedError(
+                    "The object is compressed with gzip, not JSON Lines as Personalize writes them",
+                    "Look for what replaced the job's own output, or decompress it.",
+                    file.path,
+                    0,
                 )
-            yield each, part
-        if part is None:
-            raise PersonalizeOutputError(job_arn, f"{each.path} holds no records")
+            while not lines.is_at_end():
+                number, offset = lines.number, lines.offset
+                if data := lines.take_block():
+                    self.take_lines(file, number, offset, data)
+                else:
+                    self.take_long_line(file, lines)
+                progress.advance(lines.offset - offset, index)
+            if self.summary.records == before:
+                raise PersonalizeOutputError(self.job_arn, f"{file.path} holds no records", advice=REPLACED)
+        return self.summary
+
+    def take_lines(self, file: S3Object, number: int, offset: int, data: bytes) -> None:
+        """
+        Take whole lines, the last of which may lack its end at the end of the file.
+
+        :param file: the file they are in
+        :param number: the number of the first line, from 1
+        :param offset: where it begins, in bytes
+        :param data: the lines
+        """
+        records = [
+            (number + index, offset + place, record) for index, place, record in judge_lines(self.kind, data)
+        ]
+        if records:
+            self._check_end(file, records[-1][0], records[-1][2], data.endswith(b"\n"))
+            self.take_records(file, records)
+
+    def take_records(self, file: S3Object, records: Sequence[Place]) -> None:
+        """
+        Count records that were judged.
+
+        :param file: the file they are in
+        :param records: the records, each with its line and where that begins
+        """
+        for number, _, record in records:
+            self.summary.count(record.error, file, number)
+
+    def take_long_line(self, file: S3Object, lines: Lines) -> None:
+        """
+        Take a line that is too long to be parsed at once.
+
+        :param file: the file it is in
+        :param lines: where it comes next
+        """
+        number, offset = lines.number, lines.offset
+        record = self.judge_long_line(file, lines, lambda piece: judge(self.kind, piece).error)
+        self.take_records(file, [(number, offset, record)])
+
+    def judge_long_line(
+        self, file: S3Object, lines: Lines, take_piece: Callable[[bytes], str | None]
+    ) -> Record:
+        """
+        Judge a long line; see :func:`~.lines.judge_long_line`.
+
+        :param file: the file it is in
+        :param lines: where it comes next
+        :param take_piece: takes a piece of its list
+        """
+        number = lines.number
+        record = judge_long_line(self.kind, lines, take_piece)
+        self._check_end(file, number, record, lines.has_end)
+        return record
+
+    def _check_end(self, file: S3Object, number: int, record: Record, has_end: bool) -> None:
+        if not has_end and not record.is_json:
+            raise PersonalizeOutputError(
+                self.job_arn,
+                f"{file.path} is cut off in the middle of a record, in line {number}",
+                advice=REPLACED,
+            )
 
 
 def _size(size: float) -> str:

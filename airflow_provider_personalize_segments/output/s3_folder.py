@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from typing import Any
 
 from botocore.exceptions import ClientError
+from s3transfer.manager import TransferConfig, TransferManager
 
 from airflow_provider_personalize_segments.output.folders import FileInFolder, Folder
 from airflow_provider_personalize_segments.output.objects import explained, list_objects, split_path
 
 UPLOAD_SIZE = 8 * 1024**2
-"""Bytes of each part of an upload; S3 takes 10,000, so a file may have 80 GB."""
+"""Bytes of each part of an upload; s3transfer makes them larger where S3 takes no more parts."""
 MOST_UPLOADS = 3
 """Parts that are sent at the same time, and held in memory meanwhile."""
+MAX_UPLOADS = 3
+"""How often an upload is begun that is gone before it is complete, as someone, or a rule, has aborted it."""
 _PUT = "s3:PutObject on the object"
+_CONNECTION = re.compile("^s3://([^/@]*)@")
+
+
+def find_connection(path: str) -> str | None:
+    """
+    Return the connection that a path in S3 names; ``None`` when it names none.
+
+    :param path: such as ``s3://connection@bucket/folder/``
+    """
+    match = _CONNECTION.match(path)
+    return match[1] if match else None
 
 
 class S3Folder(Folder):
     """
     A folder in S3, through a client that has the connection's identity.
 
-    :param path: ``s3://bucket/prefix/``
+    :param path: ``s3://bucket/prefix/``, or ``s3://connection@bucket/prefix/``
     :param client: a boto3 client for S3
     """
 
     def __init__(self, path: str, client: Any) -> None:
         super().__init__(path)
         self._client = client
-        self._bucket, self._prefix = split_path(path)
+        self._bucket, self._prefix = split_path(_CONNECTION.sub("s3://", path))
 
     def list(self) -> dict[str, int]:
         """Return all names and sizes; see :meth:`Folder.list`."""
-        found = list_objects(self._client, self.path)
+        found = list_objects(self._client, f"s3://{self._bucket}/{self._prefix}")
         return {each.key.removeprefix(self._prefix): each.size for each in found}
 
     def open(self, name: str) -> FileInFolder:
@@ -79,90 +95,40 @@ class S3Folder(Folder):
 
 class _S3File(FileInFolder):
     """
-    An object that is sent in parts while it is written, and that nobody sees until it is finished.
+    An object that is written to a temporary file, which is uploaded when it is finished.
 
-    .. seealso:: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
+    s3transfer sends parts, checks them, repeats what fails, and aborts its own upload and no other: one that
+    another task has begun may be alive.
+
+    .. seealso:: https://boto3.amazonaws.com/v1/documentation/api/latest/guide/s3.html#uploads
     """
 
     def __init__(self, client: Any, bucket: str, key: str) -> None:
-        super().__init__()
+        # It has no name: nothing of it stays when the worker is killed.
+        super().__init__(tempfile.TemporaryFile())  # noqa: SIM115 - finish() or give_up() closes it
         self._client = client
-        self._place = {"Bucket": bucket, "Key": key}
-        self._path = f"s3://{bucket}/{key}"
-        self._buffer = bytearray()
-        self._size = 0
-        self._upload: str | None = None
-        self._parts: list[Future[Any]] = []
-        self._threads = ThreadPoolExecutor(MOST_UPLOADS, thread_name_prefix="s3-upload")
-
-    def tell(self) -> int:
-        """Return how many bytes were written."""
-        return self._size
-
-    def write(self, data: Any) -> int:
-        """Take bytes, and send them once they are enough for a part."""
-        with memoryview(data) as view:
-            length = view.nbytes
-        if self._is_given_up:
-            return length
-        self._buffer += data
-        self._size += length
-        while len(self._buffer) >= UPLOAD_SIZE:
-            self._send(UPLOAD_SIZE)
-        return length
+        self._bucket, self._key = bucket, key
 
     def finish(self) -> None:
-        """Complete the upload: from now on the object is there."""
-        try:
-            if self._upload is None:
-                with explained(self._path, _PUT):
-                    self._client.put_object(**self._place, Body=bytes(self._buffer))
-                return
-            if self._buffer:
-                self._send(len(self._buffer))
-            with explained(self._path, _PUT):
-                parts = [
-                    {"PartNumber": number, "ETag": part.result()["ETag"]}
-                    for number, part in enumerate(self._parts, 1)
-                ]
-                self._client.complete_multipart_upload(
-                    **self._place, UploadId=self._upload, MultipartUpload={"Parts": parts}
+        """Upload the file: from now on the object is there."""
+        with explained(f"s3://{self._bucket}/{self._key}", _PUT), self._file:
+            for attempt in range(MAX_UPLOADS):
+                self._file.seek(0)
+                config = TransferConfig(
+                    multipart_threshold=UPLOAD_SIZE,
+                    multipart_chunksize=UPLOAD_SIZE,
+                    max_request_concurrency=MOST_UPLOADS,
+                    max_in_memory_upload_chunks=MOST_UPLOADS,
                 )
-        finally:
-            self._threads.shutdown(cancel_futures=True)
-
-    def give_up(self) -> None:
-        """Abort the upload, so that its parts cost nothing."""
-        super().give_up()
-        self._threads.shutdown(cancel_futures=True)
-        if self._upload is not None:
-            with suppress(Exception):  # what went wrong before is the news
-                self._client.abort_multipart_upload(**self._place, UploadId=self._upload)
-
-    def _send(self, size: int) -> None:
-        with explained(self._path, _PUT):
-            if self._upload is None:
-                self._abort_others()
-                self._upload = self._client.create_multipart_upload(**self._place)["UploadId"]
-            if len(self._parts) >= MOST_UPLOADS:
-                self._parts[-MOST_UPLOADS].result()
-            self._parts.append(
-                self._threads.submit(
-                    self._client.upload_part,
-                    **self._place,
-                    UploadId=self._upload,
-                    PartNumber=len(self._parts) + 1,
-                    Body=bytes(self._buffer[:size]),
-                )
-            )
-        del self._buffer[:size]
-
-    def _abort_others(self) -> None:
-        """Abort what a killed try has left: it costs money, and one that only seems dead must not go on."""
-        with suppress(ClientError):  # the permission to look for it is not worth a failure
-            found = self._client.list_multipart_uploads(
-                Bucket=self._place["Bucket"], Prefix=self._place["Key"]
-            )
-            for each in found.get("Uploads", ()):
-                if each["Key"] == self._place["Key"]:
-                    self._client.abort_multipart_upload(**self._place, UploadId=each["UploadId"])
+                try:
+                    # Its own handle, as s3transfer may close it.
+                    with (
+                        os.fdopen(os.dup(self._file.fileno()), "rb") as body,
+                        TransferManager(self._client, config) as manager,
+                    ):
+                        manager.upload(body, self._bucket, self._key).result()
+                    return
+                except ClientError as error:
+                    code = error.response.get("Error", {}).get("Code")
+                    if code != "NoSuchUpload" or attempt == MAX_UPLOADS - 1:
+                        raise

@@ -26,7 +26,8 @@ class OutputToParquetOperator(PersonalizeTask):
 
     :param job_arn: the ARN of the job
     :param output_path: the folder for the result, which must hold nothing else: ``s3://bucket/prefix/``,
-        or any path that Airflow's ObjectStoragePath reaches, such as ``gs://connection@bucket/folder/``
+        or any path that Airflow's ObjectStoragePath reaches, such as ``gs://connection@bucket/folder/``. A
+        path has a scheme: ``file:///folder/`` is a folder on the worker. Path objects are right, too
     :param max_error_rate: the largest share of records with an error, 0.0 (the default) to 1.0. If it is
         larger, or a file of the output is missing, empty, old or cut off, the task fails with
         :class:`~.errors.PersonalizeOutputError`, without retries, and there is no result. Records with an
@@ -97,10 +98,10 @@ class OutputToParquetOperator(PersonalizeTask):
             ExtraNotInstalledError,
             fail_on_invalid_parameters,
         )
-        from airflow_provider_personalize_segments.parameters import read_share, read_text
+        from airflow_provider_personalize_segments.parameters import read_folder, read_share, read_text
 
         with fail_on_invalid_parameters():
-            output_path = read_text(self.output_path, self.source_of("output_path"))
+            output_path = read_folder(self.output_path, self.source_of("output_path"))
             if output_path is None:
                 raise ValueError(f"{self.source_of('output_path')} is empty. Expected a folder.")
             output_file = read_text(self.output_file, self.source_of("output_file"))

@@ -22,6 +22,7 @@ from moto.s3.models import FakeBucket, FakeKey, S3Backend, s3_backends
 from moto.utilities.utils import get_partition
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
+from airflow_provider_personalize_segments.output.own_files import choose_input
 from airflow_provider_personalize_segments.recipes import THEME_LINES, Recipe, are_item_conditions
 from airflow_provider_personalize_segments.testing.recipes import (
     RECIPES,
@@ -89,8 +90,8 @@ class JobRun:
         """
         source = self.request["jobInput"]["s3DataSource"]["path"]
         target = self.request["jobOutput"]["s3DataDestination"]["path"]
-        inputs = self._read_input(source)
         bucket, prefix = self._open(target, "output")
+        inputs = self._read_input(source, bucket.name, prefix)
         lines_per_file = THEME_LINES if self._themed else RECIPES[self.recipe].lines
         outputs = {f"{prefix}_CHECK": b""}
         for key, content in inputs.items():
@@ -128,17 +129,17 @@ class JobRun:
             match = _S3_PATH.fullmatch(path)
             if match and match["bucket"] not in self._s3.buckets:
                 self._s3.create_bucket(match["bucket"], self.region_name)
+        target_bucket, prefix = self._open(target, "output")
         bucket, key = self._open(source, "input")
         try:
-            key = next(iter(self._read_input(source)))
+            key = next(iter(self._read_input(source, target_bucket.name, prefix)))
         except JobOutputError:
             key = f"{key}items.json" if key.endswith("/") or not key else key
             content = _dump(record.get("input", {}) for record in records)
             read = self._s3.put_object(bucket.name, key, content)
             read.last_modified = datetime.fromtimestamp(math.floor(created), UTC).replace(tzinfo=None)
-        bucket, prefix = self._open(target, "output")
         outputs = {f"{prefix}_CHECK": b"", f"{prefix}{posixpath.basename(key)}.out": _dump(records)}
-        self._put(bucket, outputs, when)
+        self._put(target_bucket, outputs, when)
 
     def _put(self, bucket: FakeBucket, outputs: Mapping[str, bytes], when: float) -> None:
         # S3 keeps whole seconds; rounded up, so that no output looks older than the job that wrote it.
@@ -173,12 +174,18 @@ class JobRun:
             )
         return bucket, match["prefix"] or ""
 
-    def _read_input(self, path: str) -> dict[str, bytes]:
+    def _read_input(self, path: str, output_bucket: str, output_prefix: str) -> dict[str, bytes]:
         bucket, prefix = self._open(path, "input")
-        found = {
+        listed = {
             name: key
             for name, key in sorted(bucket.keys.items())
-            if isinstance(key, FakeKey) and name.startswith(prefix) and not name.endswith("/")
+            if isinstance(key, FakeKey) and name.startswith(prefix)
+        }
+        # What AWS makes of markers and of its own output is not documented: this side assumes it, too.
+        sizes = {name: key.contentsize for name, key in listed.items()}
+        is_beside = bucket.name == output_bucket
+        found = {
+            name: listed[name] for name in choose_input(sizes, prefix, output_prefix if is_beside else None)
         }
         if not found:
             raise JobOutputError(f"Invalid S3 input path: no object begins with {path}.")

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 COUNTS = ("rows", "files", "bytes", "records", "errors", "errorRate")
 """What the asset of a table says besides its job."""
-ADVICE = "Take the AssetAlias out of the task's outlets, or create the job again with another output path."
+ADVICE = (
+    "The output is not harmed: take the AssetAlias out of the task's outlets, and give the next job "
+    "another path."
+)
 NOT_WAITING = (
     "outlets of task %r hold the AssetAlias %r, and with wait_for_completion=False the task ends before its "
     "job is known to be ACTIVE: it emits no asset. Give the AssetAlias to the sensor that waits for the job."

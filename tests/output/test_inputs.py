@@ -75,6 +75,15 @@ class TestGoodInput:
         files = {"input/a.json": ITEMS, "input/sub/b.json": ITEMS.rstrip(), "input/sub/": b""}
         assert check(files) == {"files": 2, "bytes": len(ITEMS) * 2 - 1, "records": 4}
 
+    def test_may_lie_beside_markers_and_empty_files(self, check):
+        markers = ("_SUCCESS", "_committed_1", "a-manifest.csv", "a.metadata", ".a.json.crc", "sub_$folder$")
+        files = {f"input/{name}": b"no record" for name in markers}
+        files |= {"input/a.json": ITEMS, "input/empty.json": b"", "input/sub/": b""}
+        assert check(files) == {"files": 1, "bytes": len(ITEMS), "records": 2}
+
+    def test_may_have_a_markers_name_where_it_is_all_there_is(self, check):
+        assert check({"input/manifest.json": ITEMS})["records"] == 2
+
     def test_may_be_one_file(self, check):
         assert check({"input/a.json": ITEMS}, path=f"{FOLDER}a.json")["records"] == 2
 

@@ -16,14 +16,17 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.config import Config
 from fakes import TaskInstance
 from output.s3_proxy import S3Proxy
 
+from airflow_provider_personalize_segments.airflow_compat import make_storage_path
 from airflow_provider_personalize_segments.errors import (
     ExtraNotInstalledError,
     InvalidParameterError,
@@ -37,7 +40,7 @@ from airflow_provider_personalize_segments.operators import (
     PersonalizeRecommendationsToParquetOperator,
     PersonalizeSegmentsToParquetOperator,
 )
-from airflow_provider_personalize_segments.output import rows, s3_folder
+from airflow_provider_personalize_segments.output import parquet, s3_folder
 from airflow_provider_personalize_segments.output.publishing import write_tables
 
 log = logging.getLogger("parquet")
@@ -71,6 +74,8 @@ def s3(local_personalize, proxy, monkeypatch):
         endpoint_url=local_personalize.endpoint_url,
         aws_access_key_id="testing",
         aws_secret_access_key="testing",
+        # moto gives a copy the checksum of its source's parts.
+        config=Config(response_checksum_validation="when_required"),
     )
     client.create_bucket(Bucket=BUCKET)
     yield client
@@ -120,7 +125,7 @@ def read(s3, names):
         tables = [
             pq.read_table(io.BytesIO(s3.get_object(Bucket=BUCKET, Key=f"tables/{name}")["Body"].read()))
             for name in names()
-            if name.rpartition("/")[0] == folder and name.endswith(".parquet")
+            if name.rpartition("/")[0] == folder and name.endswith((".parquet", ".errors"))
         ]
         return pa.concat_tables(tables)
 
@@ -246,21 +251,89 @@ class TestResult:
 
     # Airflow 2.11.0 loads all providers first, with the oldest Flask.
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-    @pytest.mark.parametrize("path", ["file://{folder}/tables/", "{folder}/tables"])
-    def test_is_written_wherever_airflows_object_storage_reaches(self, path, add_job, tmp_path):
+    @pytest.mark.parametrize(
+        "make_path",
+        [
+            lambda folder: f"file://{folder}/tables/",
+            lambda folder: folder / "tables",
+            lambda folder: make_storage_path(f"file://{folder}/tables"),
+        ],
+        ids=["text", "path", "ObjectStoragePath"],
+    )
+    def test_is_written_wherever_airflows_object_storage_reaches(self, make_path, add_job, tmp_path):
         bad = record("i2", [], error="no")
         job_arn = add_job({"a.json.out": lines(record("i1", ["u1", "u2"]), bad)})
         for _ in range(2):
-            result = convert(job_arn, output_path=path.format(folder=tmp_path), max_error_rate=1.0)
+            result = convert(job_arn, output_path=make_path(tmp_path), max_error_rate=1.0)
             assert result["isComplete"]
             found = {
                 str(each.relative_to(tmp_path / "tables")) for each in tmp_path.rglob("*") if each.is_file()
             }
-            [part, other] = sorted(name for name in found if name.endswith(".parquet"))
-            assert {part, other, "_SUCCESS"} == found
-            assert other.startswith("part-")
-            assert part == f"_errors/_{other}"
-            assert pq.read_table(tmp_path / "tables" / other).num_rows == 2
+            [_, errors, part] = sorted(found)
+            assert found == {part, "_SUCCESS", errors}
+            assert part.startswith("part-")
+            assert errors == f"_errors/_{part.removesuffix('.parquet')}.errors"
+            assert pq.read_table(tmp_path / "tables" / part).num_rows == 2
+            # How readers are pointed at a table; none meets the errors.
+            assert pq.read_table(tmp_path / "tables").num_rows == 2
+            for pattern in ("*.parquet", "**/*.parquet", "*/*.parquet"):
+                matches = {
+                    str(each.relative_to(tmp_path / "tables")) for each in (tmp_path / "tables").glob(pattern)
+                }
+                assert matches <= {part}
+            assert pq.read_table(tmp_path / "tables" / errors).num_rows == 1
+
+    # Airflow 2.11.0 loads all providers first, with the oldest Flask.
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    def test_is_written_to_path_objects_in_a_dag(self, add_job, tmp_path, run_dag):
+        job_arn = add_job({"a.json.out": segments(1)})
+        run = run_dag(
+            "from pathlib import Path\n"
+            "from airflow_names import DAG\n"
+            "from airflow_provider_personalize_segments.airflow_compat import make_storage_path\n"
+            "from airflow_provider_personalize_segments.operators import (\n"
+            "    PersonalizeSegmentsToParquetOperator as Convert)\n"
+            "with DAG('convert', schedule=None) as dag:\n"
+            f"    folder = Path({str(tmp_path)!r})\n"
+            f"    Convert(task_id='path', job_arn={job_arn!r}, output_path=folder / 'a')\n"
+            f"    Convert(task_id='object', job_arn={job_arn!r},\n"
+            "        output_path=make_storage_path(f'file://{folder}/b'))\n"
+            f"    Convert(task_id='nothing', job_arn={job_arn!r}, output_path='{{{{ none }}}}')\n",
+        )
+        assert {name: run.states[name] for name in ("path", "object", "nothing")} == {
+            "path": "success",
+            "object": "success",
+            "nothing": "failed",
+        }
+        assert "'None' has no scheme" in str(run.errors["nothing"])
+        assert run.xcom("path")["outputPath"] == f"file://{tmp_path}/a/"
+        assert run.xcom("object")["outputPath"] == f"file://{tmp_path}/b/"
+        for name in "ab":
+            assert (tmp_path / name / "_SUCCESS").exists()
+
+    @pytest.mark.parametrize("is_object", [False, True])
+    def test_is_written_with_the_connection_that_the_path_names(
+        self, is_object, add_job, proxy, read, local_personalize, monkeypatch
+    ):
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", local_personalize.airflow_connection())
+        job_arn = add_job({"a.json.out": segments(1)})
+        path = f"s3://other@{BUCKET}/tables/"
+        output_path = StoragePath("s3", f"other@{BUCKET}/tables") if is_object else path
+        for _ in range(2):
+            result = convert(job_arn, output_path=output_path)
+            assert (result["outputPath"], result["rows"], result["isComplete"]) == (path, 2, True)
+        assert read().num_rows == 2
+        assert not [each for each in proxy.requests if not each.startswith("GET ") or "tables" in each]
+
+
+class StoragePath:
+    """Airflow's ObjectStoragePath as far as its words go; for S3 it needs s3fs."""
+
+    def __init__(self, protocol, path):
+        self.protocol, self.path = protocol, path
+
+    def __str__(self):
+        return f"{self.protocol}://{self.path}"
 
 
 class TestMapped:
@@ -384,12 +457,23 @@ class TestRefusals:
             ("", "output_path of task 'convert' is empty. Expected a folder"),
             ("nonsense://x/y", "output_path cannot be written to: "),
             ("s3:///x", "output_path cannot be written to: 's3:///x/' is no path in S3"),
+            ("None", "output_path of task 'convert' has no scheme, and would be a folder on the worker. Exp"),
+            ("tables/", "has no scheme.* Expected s3://<bucket>/<folder>/, another path that Air.*'tables/'"),
+            ("/tmp/tables", "has no scheme.* or file:///<folder>/ for a folder on the worker.*'/tmp/tables'"),
+            (Path("tables"), "has no scheme, and would be a folder on the worker.* Got 'tables'"),
+            ("file://tables/x", "is relative to wherever the worker is. Expected s3://.* 'file://tables/x'"),
+            ("s3a://b/x", "is not how S3 is written here: write s3://, not s3a://: 's3a://b/x'"),
+            ("s3n://b/x", "is not how S3 is written here: write s3://, not s3n://: 's3n://b/x'"),
+            ("S3://b/x", "is not how S3 is written here: write s3://, not S3://: 'S3://b/x'"),
+            (7, "output_path of task 'convert' is no text: 7"),
         ],
     )
-    def test_a_path_that_leads_nowhere(self, path, words, add_job):
+    def test_a_path_that_leads_nowhere(self, path, words, add_job, tmp_path, monkeypatch):
         job_arn = add_job({"a.json.out": segments(1)})
+        monkeypatch.chdir(tmp_path)
         with pytest.raises(InvalidParameterError, match=words):
             convert(job_arn, output_path=path)
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_job_that_is_not_done(self, add_job):
         job_arn = add_job({}, status="CREATE IN_PROGRESS")
@@ -497,16 +581,75 @@ class TestFaults:
 
     def test_an_error_while_reading_leaves_no_upload_behind(self, add_job, proxy, s3, names, monkeypatch):
         monkeypatch.setattr(s3_folder, "UPLOAD_SIZE", 64 * 1024)
-        monkeypatch.setattr(rows, "GROUP_ROWS", 1000)
+        monkeypatch.setattr(parquet, "GROUP_ROWS", 1000)
         users = [str(uuid.UUID(int=number**20 % 2**128)) for number in range(6_000)]
         body = lines(*[record(str(number), users) for number in range(2)])
         job_arn = add_job({"a.json.out": body, "b.json.out": segments(2)[:-20]})
         with pytest.raises(PersonalizeOutputError, match="cut off"):
             convert(job_arn)
-        assert any("uploadId" in each and each.startswith("PUT ") for each in proxy.requests)
-        assert "Uploads" not in s3.list_multipart_uploads(Bucket=BUCKET)
+        assert not [each for each in proxy.requests if not each.startswith("GET ")]
         assert names() == []
-        assert not [each for each in threading.enumerate() if each.name.startswith(("s3-upload", "parquet"))]
+        assert not [each for each in threading.enumerate() if each.name.startswith("parquet")]
+
+    def test_an_upload_that_is_refused_is_not_left_behind(self, job_arn, proxy, s3, monkeypatch):
+        monkeypatch.setattr(s3_folder, "UPLOAD_SIZE", 500)
+        proxy.refuse = lambda request: (403, "AccessDenied") if "partNumber" in request else None
+        with pytest.raises(S3RefusedError, match="AccessDenied: It says no"):
+            convert(job_arn)
+        assert any("uploads" in each and each.startswith("POST ") for each in proxy.requests)
+        assert "Uploads" not in s3.list_multipart_uploads(Bucket=BUCKET)
+
+    @pytest.mark.parametrize("times", [1, 2, 3])
+    def test_an_upload_that_is_gone_is_begun_again(self, job_arn, proxy, names, monkeypatch, times):
+        monkeypatch.setattr(s3_folder, "UPLOAD_SIZE", 500)
+        left = [times]
+
+        def refuse(request):
+            if request.startswith("POST ") and "uploadId" in request and left[0]:
+                left[0] -= 1
+                return 404, "NoSuchUpload"
+            return None
+
+        proxy.refuse = refuse
+        if times < 3:
+            assert convert(job_arn)["isComplete"]
+        else:
+            with pytest.raises(S3UnavailableError, match="NoSuchUpload: It says no.* retry the task"):
+                convert(job_arn)
+            assert "_SUCCESS" not in names()
+
+    def test_two_tasks_of_one_result_both_succeed_whenever_the_second_comes(
+        self, job_arn, proxy, s3, names, read, monkeypatch
+    ):
+        """The second runs from its beginning to its end while the first waits for the answer to a request."""
+        monkeypatch.setattr(s3_folder, "UPLOAD_SIZE", 500)
+
+        def run(number):
+            seen = []
+
+            def overtake(request):
+                seen.append(request)
+                if len(seen) == number:
+                    proxy.after = lambda _: None
+                    other = write_tables(PersonalizeHook(), job_arn, TABLES, None, 0.0, log)
+                    assert other["isComplete"]
+                    proxy.after = overtake
+
+            proxy.after = overtake
+            # Not as tasks: Airflow 2.11 knows only one of them in a process.
+            assert write_tables(PersonalizeHook(), job_arn, TABLES, None, 0.0, log)["isComplete"]
+            proxy.after = lambda _: None
+            return len(seen)
+
+        for number in itertools.count(1):
+            TestKilled.empty(s3, names)
+            requests = run(number)
+            assert len(visible(names())) == 1
+            assert set(names()) - set(visible(names())) == {"_SUCCESS"}
+            assert read().num_rows == 4
+            if requests < number:
+                break
+        assert number > 15
 
 
 KILLED = """
@@ -585,9 +728,8 @@ class TestKilled:
                 assert len(visible(names())) == 1, changes
                 assert set(names()) - set(visible(names())) == {"_SUCCESS"}
                 assert read().equals(expected)
-                assert "Uploads" not in s3.list_multipart_uploads(Bucket=BUCKET)
             process.stdin.close()
-        assert kills >= 9, kills  # begin, 2 parts, complete, note, copy, 2 deletions, success
+        assert kills >= 8, kills  # begin, part, complete, note, copy, 2 deletions, success
 
     @staticmethod
     def empty(s3, names):

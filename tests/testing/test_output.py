@@ -205,6 +205,23 @@ class TestObjects:
         assert job["status"] == "ACTIVE"
         assert set(written) == {"output/_CHECK", "output/a.json.out", "output/b.json.out", "output/c.out"}
 
+    def test_markers_and_empty_files_are_no_input(self, run):
+        files = dict.fromkeys(["_SUCCESS", "_committed_1", ".a.json.crc", "b.manifest", "c.metadata"], "{}")
+        files |= {"a.json": lines({"itemId": "1"}), "empty.json": ""}
+        job, written = run("aws-item-affinity", {f"input/{name}": text for name, text in files.items()})
+        assert job["status"] == "ACTIVE"
+        assert set(written) == {"output/_CHECK", "output/a.json.out"}
+
+    def test_the_output_of_a_job_is_no_input_of_the_next(self, run):
+        root = {
+            "jobInput": {"s3DataSource": {"path": f"s3://{BUCKET}/users.json"}},
+            "jobOutput": {"s3DataDestination": {"path": f"s3://{BUCKET}/"}},
+        }
+        files = {"users.json": GOOD_LINE, "users.json.out": "{}"}
+        job, written = run("aws-item-affinity", files, **root)
+        assert job["status"] == "ACTIVE"
+        assert set(written) == {"_CHECK"}  # beside the output, which was there
+
     def test_the_output_prefix_is_only_a_prefix(self, run):
         _, written = run(
             "aws-item-affinity",
@@ -240,6 +257,9 @@ class TestObjects:
         assert "output/a.json.out" in written
 
 
+GOOD_LINE = lines({"itemId": "1", "userId": "1"})
+
+
 class TestFailures:
     @pytest.mark.parametrize(
         ("members", "reason"),
@@ -267,11 +287,13 @@ class TestFailures:
         assert (job["status"], job["failureReason"]) == ("CREATE FAILED", reason)
         assert written == {}
 
-    @pytest.mark.parametrize(("text", "size"), [("", 0), ("\n \n", 3)])
+    @pytest.mark.parametrize(
+        ("files", "size"),
+        [({"input/b.json": ""}, 0), ({"input/a.json": GOOD_LINE, "input/b.json": "\n \n"}, 3)],
+    )
     @pytest.mark.parametrize("recipe", ["aws-item-affinity", "aws-user-personalization"])
-    def test_a_file_without_records(self, run, recipe, text, size):
-        record = {"itemId": "1", "userId": "1"}
-        job, written = run(recipe, {"input/a.json": lines(record), "input/b.json": text})
+    def test_a_file_without_records(self, run, recipe, files, size):
+        job, written = run(recipe, files)
         assert (job["status"], job["failureReason"]) == (
             "CREATE FAILED",
             f"Invalid input file input/b.json: it has no records ({size} bytes); "
@@ -307,7 +329,7 @@ class TestFailures:
         inside.open()
         inside.put_input(lines({"itemId": "1"}), "input/0.json")
         for number in range(1, 1001):
-            s3_backends[inside.control.account_id]["aws"].put_object(BUCKET, f"input/{number}.json", b"")
+            s3_backends[inside.control.account_id]["aws"].put_object(BUCKET, f"input/{number}.json", b" ")
         job, _ = run("aws-item-affinity", {})
         assert "begins 1001 objects; at most 1000 may" in job["failureReason"]
 
