@@ -607,7 +607,7 @@ class TestTasks:
             max_error_rate=0.1,
             wait_for_completion=False,
         )
-        with pytest.raises(InvalidParameterError, match="max_error_rate .*it needs wait_for_completion=True"):
+        with pytest.raises(InvalidParameterError, match="max_error_rate .* needs wait_for_completion=True"):
             task.execute({"ti": TaskInstance()})
 
     @pytest.mark.parametrize(

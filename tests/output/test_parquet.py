@@ -305,7 +305,7 @@ class TestResult:
             "object": "success",
             "nothing": "failed",
         }
-        assert "'None' has no scheme" in str(run.errors["nothing"])
+        assert str(run.errors["nothing"]).endswith("for a folder on the worker itself. Got 'None'.")
         assert run.xcom("path")["outputPath"] == f"file://{tmp_path}/a/"
         assert run.xcom("object")["outputPath"] == f"file://{tmp_path}/b/"
         for name in "ab":
@@ -465,7 +465,7 @@ class TestRefusals:
             ("s3a://b/x", "is not how S3 is written here: write s3://, not s3a://: 's3a://b/x'"),
             ("s3n://b/x", "is not how S3 is written here: write s3://, not s3n://: 's3n://b/x'"),
             ("S3://b/x", "is not how S3 is written here: write s3://, not S3://: 'S3://b/x'"),
-            (7, "output_path of task 'convert' is no text: 7"),
+            (7, "output_path of task 'convert' is not text, but of type int: 7"),
         ],
     )
     def test_a_path_that_leads_nowhere(self, path, words, add_job, tmp_path, monkeypatch):
