@@ -54,7 +54,7 @@ maximum_signature_line_length = 80
 # ours, which only the network could tell; and what lies behind the modules that users import.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:class", r"(botocore|collections|datetime)\..+"),
+    ("py:class", r"(airflow|botocore|collections|datetime)\..+"),
     (
         "py:class",
         r"(BaseOperator|Connection|Context|TaskInstanceKey|DAG|MappedOperator|XComArg)",
