@@ -422,7 +422,9 @@ class TestOnce:
         """It would read the same output again, and refuse it again."""
         context = {"task_state_store": Store()}
         options = {"job_name": None, "max_error_rate": 0.0}
-        local.fail_records("", 1)
+        session = boto3.session.Session("testing", "testing", region_name="us-east-1")
+        with closing(session.client("s3", endpoint_url=local.endpoint_url)) as s3:
+            s3.put_object(Bucket="demo-bucket", Key="input/segment.jsonl", Body=b'{"userId": "4711"}')
         with pytest.raises(PersonalizeOutputError):
             execute(local, None, context, **options)
         with pytest.raises(PersonalizeOutputError):
