@@ -114,12 +114,16 @@ class CreatedSteps(WaitingSteps):
         :param context: the task's context
         :param job: the job as Describe gives it
         """
+        super().accept(context, job)
+        self.settle(context)
+
+    def _check_output(self, context: Context, job: Mapping[str, Any]) -> None:
+        """Read the output, and record that the task is done with the job when it refuses that."""
         try:
-            super().accept(context, job)
+            super()._check_output(context, job)
         except PersonalizeOutputError:
             self.settle(context)  # a cleared task is to create another job, and not to read this output again
             raise
-        self.settle(context)
 
     def settle(self, context: Context) -> None:
         """
