@@ -72,7 +72,12 @@ HIDE = "a job will be shown late"
 STORE_FALTERS, STORE_FAILS = STORE = ("the state store falters", "the state store fails")
 JOBS_END, JOBS_FAIL = ENDINGS = ("jobs end", "jobs fail")
 FILL, FREE = QUOTA = ("quota full", "quota free")
-SAME, DIFFERENT, ELSEWHERE = STRANGERS = ("the same taken", "another taken", "another environment's taken")
+SAME, OLD, DIFFERENT, ELSEWHERE = STRANGERS = (
+    "the same taken",
+    "the same taken, and ACTIVE",
+    "another taken",
+    "another environment's taken",
+)
 CLEARED = "cleared while it runs"
 CLEARED_ANEW = "cleared while it runs, from Airflow 3.1 on"
 GHOST = "the next try begins while this one goes on"
@@ -276,6 +281,8 @@ class Step:
         self.begin = {arn: job.status for arn, job in world.jobs().items()}
         """How the jobs were when it began."""
         self.records = [each.task.store and each.task.store.record() for each in tries]
+        self.asked_for = set()
+        """Names that it called Create with."""
         self.denied = set()
         """Names about which AWS answered nothing but a refusal."""
         self.calls = 0
@@ -429,10 +436,11 @@ class World:
         if self.has_strangers:
             changes = {
                 SAME: {},
+                OLD: {},
                 DIFFERENT: {"numResults": 99},
                 ELSEWHERE: {"jobInput": {"s3DataSource": {"path": "s3://example-bucket/other/"}}},
             }
-            self.put(name, status, {**request, **changes[how]})
+            self.put(name, ACTIVE if how == OLD else status, {**request, **changes[how]})
 
     def fill(self):
         free = 5 - sum(not job.is_finished for job in self.jobs().values())
@@ -464,6 +472,7 @@ class World:
         self.happen(step.draw(), step, operation, name)
         if operation == CREATE:
             self.creating = actor.get()
+            step.asked_for.add(name)
             self.judge_create(step, name, asked)
         elif self.late[ARN + name] and ARN + name in self.backend.jobs:
             self.late[ARN + name] -= 1
@@ -508,8 +517,7 @@ class World:
         elif event in QUOTA:
             self.fill() if event == FILL else self.free()
         elif event in STRANGERS:
-            statuses = [PENDING, PENDING, ACTIVE, FAILED]
-            self.take_name(name, event, step.tries[0].request, statuses[len(self.story) % len(statuses)])
+            self.take_name(name, event, step.tries[0].request)
         elif event == GHOST and len(self.steps) == 1 and current_thread() is main_thread():
             # Airflow 2 executes no operator in another thread.
             step.tries[0].task.begin_beside(step.tries[0])
@@ -807,11 +815,14 @@ class Task:
         explored["takes another Airflow's"] += 1
         is_found = step.is_worker and not step.is_resumed
         # A retry, and one that comes back from its trigger, may have created it themselves.
-        is_lost = name_of(arn) in attempt.lineage.lost
-        if attempt.seems_first and is_found and not is_lost and not attempt.lineage.recurs:
+        # A Create that was lost, and the record of the lineage before, count as proof.
+        is_told = name_of(arn) in attempt.lineage.lost or name_of(arn) in [
+            each["job_name"] for each in step.records if each
+        ]
+        if attempt.seems_first and is_found and not is_told and not attempt.lineage.recurs:
             if not is_same(attempt.request, job.request):
                 self.world.blame(f"2: the first try of {attempt.lineage.key} takes another's {name_of(arn)}")
-            if step.begin.get(arn) == ACTIVE:
+            if step.seen.get(arn) == ACTIVE and name_of(arn) not in step.asked_for:
                 self.world.blame(f"3: the first try of {attempt.lineage.key} takes an old {name_of(arn)}")
         elif not any(is_of_environment(request, job.request) for request in asked):
             self.world.blame(f"2: {attempt.lineage.key} takes {name_of(arn)} of another environment")
@@ -1073,7 +1084,7 @@ def test_promises_hold_whatever_happens(stage, capsys, job_name, if_exists, has_
         assert explored[what], what
 
 
-# Two stories that chance tells too seldom.
+# Stories that chance tells too seldom.
 
 
 def make_waiting(stage, number=1, **given):
@@ -1116,4 +1127,75 @@ def test_of_three_that_wait_for_one_name_with_fail_one_takes_the_job(stage, has_
         task.resume()
     world.check()
     assert sorted(task.state for task in world.tasks) == ["failed", "failed", "success"]
+    assert len(world.creators) == 1
+
+
+def test_what_was_refused_is_not_taken_after_a_clear(stage):
+    """Its record, made while the name was free, proves nothing any more."""
+    world = World(stage, [None])
+    task = Task(world, 0, Options(job_name=NAME, if_exists="fail", deferrable=False, waits=False, retries=0))
+    task.begin([NOTHING, SAME])
+    assert task.state == "failed"
+    task.clear()
+    task.begin()
+    world.check()
+    assert task.state == "failed"
+    assert not any(world.creators.values())
+
+
+@pytest.mark.parametrize("how", STRANGERS)
+def test_a_first_try_takes_only_what_is_the_same_and_unfinished(stage, how):
+    world = World(stage, [ACTIVE])
+    task = Task(world, 0, Options(deferrable=False, waits=False, retries=0))
+    task.begin([how])
+    world.check()
+    assert task.state == ("success" if how == SAME else "failed")
+    assert not any(world.creators.values())
+
+
+@pytest.mark.parametrize("has_store", [True, False])
+def test_a_cleared_task_takes_up_the_job_of_a_lineage_that_failed_where_a_record_tells(stage, has_store):
+    world = World(stage, [None])
+    task = Task(world, 0, Options(deferrable=False, has_store=has_store, retries=0))
+    task.begin()
+    assert task.state == "failed"
+    world.end_all(ACTIVE)
+    task.clear()
+    world.fates = [ACTIVE]
+    task.begin()
+    world.check()
+    assert task.state == "success"
+    assert len(world.creators) == (1 if has_store else 2)
+    # It has succeeded, so that the next clear does it again.
+    task.clear()
+    task.begin()
+    world.check()
+    assert task.state == "success"
+    assert len(world.creators) == (2 if has_store else 3)
+
+
+def test_with_fail_a_job_of_a_triggerer_that_died_is_taken(stage):
+    world = make_waiting(stage, if_exists="fail", waits=False)
+    (task,) = world.tasks
+    task.fire([KILL_AFTER])
+    assert len(world.creators) == 1
+    task.fire()
+    task.resume()
+    world.check()
+    assert task.state == "success"
+    assert task.store.record()["has_delivered"]
+
+
+def test_what_any_try_asked_for_is_its_own(stage):
+    """A job is shown late, the second try dies before its Create, and each try asks for something else."""
+    world = World(stage, [None])
+    task = Task(world, 0, Options(job_name=NAME, deferrable=False, waits=False, retries=2))
+    task.begin([NOTHING, KILL_AFTER])
+    task.edited = 30
+    world.late[ARN + NAME] = 1
+    task.begin([NOTHING, KILL_BEFORE])
+    task.edited = 40
+    task.begin()
+    world.check()
+    assert task.state == "success"
     assert len(world.creators) == 1
