@@ -399,7 +399,7 @@ class TestOnce:
             execute(local, None, context, timeout=0.2, **options)
         local.set_status(caught.value.job_arn, "ACTIVE")
         cleared = TaskInstance(try_number=2, max_tries=1)
-        assert execute(local, cleared, context, **options) == caught.value.job_arn
+        assert execute(local, cleared, context, timeout=5, **options) == caught.value.job_arn
         assert local.calls.count(CREATE) == 1
         assert any("Adopting the job that exists already" in line for line in read_log())
         # That has succeeded, and the next clear does it again.
@@ -459,8 +459,9 @@ class TestOnce:
         with pytest.raises(PersonalizeJobTimeoutError) as caught:
             execute(local, TaskInstance(max_tries=2), context, retries=2, job_name=None, timeout=0.2)
         local.set_status(caught.value.job_arn, "ACTIVE")
+        options = {"retries": 1, "job_name": None, "timeout": 5}
         cleared = TaskInstance(try_number=2, max_tries=2)
-        assert execute(local, cleared, context, retries=1, job_name=None) == caught.value.job_arn
+        assert execute(local, cleared, context, **options) == caught.value.job_arn
 
     def test_under_an_explicit_name_a_delivered_job_is_told_of_when_retries_were_lowered(
         self, local, read_log
