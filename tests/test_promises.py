@@ -917,6 +917,8 @@ class Task:
             return "which does not exist"
         if lineage.recurs:
             return None  # Airflow does not tell the two apart, and the record may be that of one between
+        if creator == lineage.key and attempt.is_ghost:
+            return None  # a first try that Airflow has given up does not know of the next one's job
         if creator == lineage.key and not self.store and attempt.retries != lineage.retries:
             return None  # a later try may seem to be the first
         if creator == lineage.key:
