@@ -848,7 +848,9 @@ class Task:
                 classify_status(each) for each in (step.begin.get(arn, FAILED), job.status)
             }
             is_left = record and not record["has_delivered"] and step.begin.get(arn) == ACTIVE
-            is_near = world.lineages[creator].max_tries >= attempt.max_tries - 10
+            # Without a record a task looks for lower numbers only, and lowered `retries` hide a higher one.
+            behind = attempt.max_tries - world.lineages[creator].max_tries
+            is_near = bool(record) or 0 < behind <= 10
             if (is_unfinished or is_left) and is_near and is_same(attempt.request, job.request):
                 return name
         return None
