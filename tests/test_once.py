@@ -456,6 +456,11 @@ class TestEarlierLineages:
         assert found == Found(world.plan(), world.described())
         assert lines() == []
 
+    def test_of_an_active_job_that_no_record_names_it_is_not_taken(self, world):
+        world.add(status=FAILED)
+        world.add("weekly-2")
+        assert self.find(world, "weekly", has_delivered=False) == Found(world.plan("own"))
+
     @pytest.mark.parametrize("job", [{"status": FAILED}, {"num_results": 9}])
     def test_unless_it_failed_or_is_another(self, world, lines, job):
         world.add(**job)

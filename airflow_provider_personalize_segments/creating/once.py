@@ -259,7 +259,9 @@ def _find_earlier(hook: PersonalizeHook, wanted: Wanted, log: Log) -> Found | No
             if state is JobState.FAILED:
                 continue
             is_same = not find_differences(plan.kind, plan.request, job)
-            if is_same and (state is JobState.WAITING or wanted.has_delivered is False):
+            # What was created was recorded before, so no number behind the recorded name is the lineage's.
+            is_left = wanted.has_delivered is False and number == 1
+            if is_same and (state is JobState.WAITING or is_left):
                 return Found(plan, job)
             if is_same and wanted.has_delivered is None:
                 passed_by = passed_by or plan
