@@ -24,6 +24,7 @@ All errors are a :class:`PersonalizeError`, too.
     ├── PersonalizeNoJobsError      a listing found no job, and there has to be one
     ├── S3UnavailableError          S3 did not answer properly; it may the next time
     ├── PersonalizeUnavailableError AWS did not answer properly; it may the next time
+    ├── StateStoreUnavailableError  Airflow's task state store did not answer; it may the next time
     └── TriggerFailedError          waiting in the triggerer went wrong; the job goes on
     ValueError, TypeError           Airflow does not load the DAG file
     └── InvalidWatcherError         a parameter of a watcher cannot be right, or Airflow is too old for it
@@ -138,15 +139,31 @@ class PersonalizeJobExistsError(_PicklableError, AirflowFailException):
     :param job_arn: the ARN of the job that is there
     :param status: its status
     :param differences: in which fields it differs from what was asked for, one sentence each; empty when it
-        is the same and ``if_exists`` is ``fail``
+        is the same, and ``if_exists`` is ``fail``, or it was ACTIVE before a task of this name began
+    :param is_own_name: whether the name is the task's own, so that the user did not choose it
     """
 
-    def __init__(self, job_arn: str, status: str, differences: Sequence[str] = ()) -> None:
+    def __init__(
+        self, job_arn: str, status: str, differences: Sequence[str] = (), is_own_name: bool = False
+    ) -> None:
         self.job_arn = job_arn
         self.status = status = clean_line(status, MAX_WORD_LENGTH)
         self.differences = tuple(clean_line(each, MAX_REASON_LENGTH) for each in differences)
-        self.fields = (job_arn, status, list(self.differences))
-        if differences:
+        self.is_own_name = is_own_name
+        self.fields = (job_arn, status, list(self.differences), is_own_name)
+        if is_own_name:
+            told = (
+                f"Another job has this task's own name already: its {'; '.join(self.differences)}."
+                if differences
+                else "The job of this name was ACTIVE before the task's first try, so it is no result of "
+                "this run."
+            )
+            text = (
+                f"{told} Nothing was created: clear the task, which then creates a job under another name. A "
+                "DAG run that was deleted, or an earlier try with other parameters, may have made the job; "
+                "or another Airflow of this AWS account, which [personalize] job_name_prefix keeps apart."
+            )
+        elif differences:
             text = (
                 f"Another job has this name already: its {'; '.join(self.differences)}. Nothing was created: "
                 "choose another job_name, or set if_exists='new' to create it under a name of the task's own."
@@ -251,8 +268,8 @@ class PersonalizeJobTimeoutError(_PicklableError, AirflowSensorTimeout):
         if is_created:
             advice = (
                 f"The job goes on by itself: while it is unfinished, clear the task to wait on{longer}. When "
-                "the job is ACTIVE, do not clear the task, which may then create another job; let a sensor "
-                "take this one."
+                "the job is ACTIVE, a cleared task takes it from Airflow 3.3 on; before, do not clear the "
+                "task, which may then create another job; let a sensor take this one."
             )
         super().__init__(f"{text} {advice} {_name_job(job_arn)}")
 
@@ -339,6 +356,28 @@ class S3UnavailableError(_ObjectError, RuntimeError):
 
     :param reason: the same as in :class:`S3RefusedError`, like all other fields
     """
+
+
+class StateStoreUnavailableError(_PicklableError, RuntimeError):
+    """
+    Airflow's task state store did not answer for a while, so a task has no record; a retry asks again.
+
+    :param action: what failed, ``read`` or ``written``
+    :param detail: what Airflow says
+    :param job_arn: the job that it is about; ``None`` when the task does not know yet
+    """
+
+    def __init__(self, action: str, detail: str, job_arn: str | None = None) -> None:
+        self.action = action
+        self.detail = detail = clean_line(detail, MAX_REASON_LENGTH)
+        self.job_arn = job_arn
+        self.fields = (action, detail, job_arn)
+        super().__init__(
+            f"Airflow's task state store could not be {action}: {detail.rstrip('. ')}. The task's record of "
+            "its job keeps a retry from creating a second one, so this try ends here: look at Airflow's API "
+            "server and database; the next try, or the task when it is cleared, goes on."
+            + (f" {_name_job(job_arn)}" if job_arn else "")
+        )
 
 
 class TriggerFailedError(PersonalizeError, RuntimeError):

@@ -53,6 +53,25 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_provider_personalize_segments.links.PersonalizeConsoleLink",
             "airflow_provider_personalize_segments.links.S3OutputLink",
         ],
+        "config": {
+            "personalize": {
+                "description": "Settings of the operators for Amazon Personalize batch jobs.",
+                "options": {
+                    "job_name_prefix": {
+                        "description": (
+                            "Begins the name of every job that a create operator names by itself, and is "
+                            "part of what ``if_exists='new'`` adds to a name: at most 16 letters, digits, "
+                            "``-`` and ``_``. Two Airflows that run the same DAG in one AWS account need "
+                            "different ones.\n"
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "prod",
+                        "default": "",
+                    }
+                },
+            }
+        },
         "hooks": [
             {
                 "integration-name": "Amazon Personalize",

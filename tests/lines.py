@@ -19,3 +19,6 @@ KNOWS_RANKING_INFLUENCE = tuple(map(int, version("botocore").split(".")[:3])) >=
 
 STRICT = ["-W", "error", *(["-W", "ignore::DeprecationWarning"] if HAS_LIBRARIES_OF_ITS_TIME else [])]
 """Options with which a Python process takes warnings for errors."""
+
+HAS_RECORD = not IS_BETWEEN and not version("apache-airflow").startswith("2.")
+"""Whether Airflow keeps what a task writes for its next try, which it does from 3.3 on."""

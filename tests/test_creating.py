@@ -17,6 +17,7 @@ from lines import IS_BETWEEN, KNOWS_RANKING_INFLUENCE
 
 from airflow_provider_personalize_segments.airflow_compat import AirflowFailException, AirflowSensorTimeout
 from airflow_provider_personalize_segments.arns import find_job_arn
+from airflow_provider_personalize_segments.creating import lineage
 from airflow_provider_personalize_segments.errors import (
     InvalidParameterError,
     PersonalizeJobExistsError,
@@ -24,7 +25,9 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeJobTimeoutError,
     PersonalizeNewJobFailedError,
     PersonalizeNoSlotError,
+    PersonalizeOutputError,
     PersonalizeRequestError,
+    StateStoreUnavailableError,
     TriggerFailedError,
 )
 from airflow_provider_personalize_segments.jobs import BatchJobKind
@@ -386,6 +389,89 @@ class TestOnce:
         assert execute(local, other, context, **options, num_results=7) != first
         assert local.calls.count(CREATE) == 2
 
+    @pytest.mark.parametrize("job_name", [None, "weekly"])
+    def test_the_job_of_a_task_that_failed_is_taken_when_it_went_well_meanwhile(
+        self, local, read_log, job_name
+    ):
+        """A timeout at night, the job ACTIVE an hour later, a clear in the morning: nobody pays twice."""
+        local._settings.progress = "by_hand"
+        context, options = {"task_state_store": Store()}, {"job_name": job_name, "if_exists": "new"}
+        with pytest.raises(PersonalizeJobTimeoutError) as caught:
+            execute(local, None, context, timeout=0.2, **options)
+        local.set_status(caught.value.job_arn, "ACTIVE")
+        cleared = TaskInstance(try_number=2, max_tries=1)
+        assert execute(local, cleared, context, timeout=5, **options) == caught.value.job_arn
+        assert local.calls.count(CREATE) == 1
+        assert any("Adopting the job that exists already" in line for line in read_log())
+        # That has succeeded, and the next clear does it again.
+        local._settings.progress = "by_call"
+        again = TaskInstance(try_number=3, max_tries=2)
+        assert execute(local, again, context, **options) != caught.value.job_arn
+        assert local.calls.count(CREATE) == 2
+
+    @pytest.mark.parametrize("job_name", [None, "weekly"])
+    def test_without_a_record_a_cleared_task_says_which_job_it_leaves(self, local, read_log, job_name):
+        first = execute(local, None, job_name=job_name, if_exists="new")
+        again = execute(local, TaskInstance(try_number=2, max_tries=1), job_name=job_name, if_exists="new")
+        assert again != first
+        (line,) = [line for line in read_log() if "from before it was cleared is ACTIVE" in line]
+        assert "warning" in line.lower()
+        assert "so the task does it again, and creates another. To take such a job, do not clear the" in line
+        assert f"({first})" in line
+
+    def test_a_cleared_task_that_refused_its_output_creates_another_job(self, local):
+        """It would read the same output again, and refuse it again."""
+        context = {"task_state_store": Store()}
+        options = {"job_name": None, "max_error_rate": 0.0}
+        session = boto3.session.Session("testing", "testing", region_name="us-east-1")
+        with closing(session.client("s3", endpoint_url=local.endpoint_url)) as s3:
+            s3.put_object(Bucket="demo-bucket", Key="input/segment.jsonl", Body=b'{"userId": "4711"}')
+        with pytest.raises(PersonalizeOutputError):
+            execute(local, None, context, **options)
+        with pytest.raises(PersonalizeOutputError):
+            execute(local, TaskInstance(try_number=2, max_tries=1), context, **options)
+        assert local.calls.count(CREATE) == 2
+
+    @pytest.mark.parametrize("if_exists", ["adopt", "fail", "new"])
+    def test_a_task_whose_retries_were_lowered_before_the_clear_does_it_again(self, local, if_exists):
+        """Its lineage has the number of the one before, and so its names; the record tells them apart."""
+        context, options = {"task_state_store": Store()}, {"job_name": None, "if_exists": if_exists}
+        first = execute(local, TaskInstance(max_tries=2), context, retries=2, **options)
+        cleared = TaskInstance(try_number=2, max_tries=2)
+        assert execute(local, cleared, context, retries=1, **options) == f"{first}-2"
+        # And a retry of that finds what it has created.
+        retried = TaskInstance(try_number=3, max_tries=2)
+        assert execute(local, retried, context, retries=1, **options) == f"{first}-2"
+        assert local.calls.count(CREATE) == 2
+
+    def test_without_a_record_it_does_not_take_the_old_job_for_a_result(self, local):
+        first = execute(local, TaskInstance(max_tries=2), retries=2, job_name=None)
+        with pytest.raises(PersonalizeJobExistsError) as caught:
+            execute(local, TaskInstance(try_number=2, max_tries=2), retries=1, job_name=None)
+        assert caught.value.job_arn == first
+        assert "was ACTIVE before the task's first try, so it is no result of this run" in str(caught.value)
+        # As the message says.
+        again = execute(local, TaskInstance(try_number=3, max_tries=3), retries=1, job_name=None)
+        assert again != first
+
+    def test_whose_job_failed_to_be_delivered_it_takes_up_that_job(self, local):
+        local._settings.progress = "by_hand"
+        context = {"task_state_store": Store()}
+        with pytest.raises(PersonalizeJobTimeoutError) as caught:
+            execute(local, TaskInstance(max_tries=2), context, retries=2, job_name=None, timeout=0.2)
+        local.set_status(caught.value.job_arn, "ACTIVE")
+        options = {"retries": 1, "job_name": None, "timeout": 5}
+        cleared = TaskInstance(try_number=2, max_tries=2)
+        assert execute(local, cleared, context, **options) == caught.value.job_arn
+
+    def test_under_an_explicit_name_a_delivered_job_is_told_of_when_retries_were_lowered(
+        self, local, read_log
+    ):
+        context = {"task_state_store": Store()}
+        execute(local, TaskInstance(max_tries=2), context, retries=2)
+        execute(local, TaskInstance(try_number=2, max_tries=2), context, retries=1)
+        assert any("this try computes nothing" in line for line in read_log())
+
     def test_under_an_explicit_name_a_cleared_task_adopts_and_says_that_nothing_is_computed(
         self, local, read_log
     ):
@@ -520,25 +606,81 @@ class TestOnce:
         assert execute(local, ti, context, retries=1, job_name="late", if_exists="new") == ARN
         assert list(jobs(local)) == ["weekly"]
 
-    def test_what_it_kept_is_created_as_it_was_planned(self, local):
-        context = {"task_state_store": Store()}
+    def test_under_the_name_that_it_kept_the_corrected_parameters_count(self, local):
+        context = {"task_state_store": (store := Store())}
         local.faults.deny_access(times=1, operation=CREATE)
         with pytest.raises(PersonalizeRequestError):
             execute(local, TaskInstance(max_tries=1), context, retries=1, num_results=7)
         ti = TaskInstance(try_number=2, max_tries=1)
         assert execute(local, ti, context, retries=1, job_name="late", num_results=8) == ARN
-        assert local.job(ARN)["numResults"] == 7
+        assert local.job(ARN)["numResults"] == 8
+        kept = json.loads(store.kept["personalize_batch_job"])
+        assert kept["request"]["numResults"] == 8
+        assert [each["numResults"] for each in kept["earlier_requests"]] == [7]
 
-    def test_a_store_that_cannot_be_written_is_no_reason_to_fail(self, local, read_log):
-        assert execute(local, None, {"task_state_store": Store(broken=True)}) == ARN
-        assert any(
-            "could not be kept in Airflow's task state store: the API server" in line for line in read_log()
+    @pytest.mark.parametrize("job_name", [None, "weekly"])
+    @pytest.mark.parametrize("if_exists", ["adopt", "fail", "new"])
+    def test_a_create_that_was_under_way_makes_the_job_as_it_was_asked_for_then(
+        self, local, read_log, job_name, if_exists
+    ):
+        """The corrected Create meets it: the name is the lock."""
+        local._settings.progress = "by_hand"
+        context, backend = {"task_state_store": Store()}, local.backend("us-east-1")
+        options = {"job_name": job_name, "if_exists": if_exists, "retries": 1, "wait_for_completion": False}
+        first = execute(local, TaskInstance(max_tries=1), context, num_results=7, **options)
+        hidden, append = {first: backend.jobs.pop(first)}, local.calls.append
+
+        def append_and_show(call):
+            append(call)
+            if call.operation == CREATE:
+                backend.jobs.update(hidden)
+
+        local.calls.append = append_and_show
+        ti = TaskInstance(try_number=2, max_tries=1)
+        assert execute(local, ti, context, num_results=8, **options) == first
+        assert local.calls.count(CREATE) == 2
+        assert list(backend.jobs) == [first]
+        (line,) = [line for line in read_log() if "differs from the parameters as they are now" in line]
+        assert "its numResults is 7 instead of 8" in line
+
+    @pytest.mark.parametrize("action", ["read", "written"])
+    @pytest.mark.parametrize("if_exists", ["adopt", "fail", "new"])
+    def test_a_store_that_does_not_answer_ends_the_try_which_airflow_retries(
+        self, local, read_log, patience, if_exists, action
+    ):
+        store = Store(broken=[action])
+        with pytest.raises(StateStoreUnavailableError) as caught:
+            execute(
+                local,
+                TaskInstance(try_number=2, max_tries=2),
+                {"task_state_store": store},
+                if_exists=if_exists,
+                retries=2,
+            )
+        assert not isinstance(caught.value, AirflowFailException)
+        assert str(caught.value).startswith(
+            f"Airflow's task state store could not be {action}: the API server is restarting. The task's "
+            "record of its job keeps a retry from creating a second one, so this try ends here"
         )
-
-    def test_but_it_is_one_where_the_name_alone_does_not_tell_whose_a_job_is(self, local):
-        with pytest.raises(RuntimeError, match="the API server is restarting"):
-            execute(local, None, {"task_state_store": Store(broken=True)}, if_exists="fail")
+        assert patience == [1.0, 2.0, 4.0, 8.0]
+        told = [
+            line
+            for line in read_log()
+            if f"Not yet: Airflow's task state store could not be {action}" in line
+        ]
+        assert len(told) == 4
         assert local.calls.count(CREATE) == 0
+
+    def test_one_that_answers_after_a_while_is_asked_again(self, local, patience):
+        """A retry of `fail` takes its own job, though its record could not be read at first."""
+        store, options = Store(), {"if_exists": "fail", "retries": 1, "wait_for_completion": False}
+        context = {"task_state_store": store}
+        store.broken, store.times = ["written"], 4
+        assert execute(local, TaskInstance(max_tries=1), context, **options) == ARN
+        store.broken, store.times = ["read"], 4
+        assert execute(local, TaskInstance(try_number=2, max_tries=1), context, **options) == ARN
+        assert local.calls.count(CREATE) == 1
+        assert patience == [1.0, 2.0, 4.0, 8.0] * 2
 
     def test_what_was_kept_of_a_job_of_the_other_kind_or_region_does_not_count(self, local):
         context = {"task_state_store": Store()}
@@ -562,12 +704,12 @@ class TestOnce:
         ti = TaskInstance(try_number=3, max_tries=2)
         assert similar.execute({"ti": ti, **context}) == ARN.replace("segment", "inference")
 
-    def test_one_that_cannot_be_read_leaves_it_to_the_names(self, local, read_log):
+    def test_a_record_that_makes_no_sense_leaves_it_to_the_names(self, local):
         first = execute(local, TaskInstance(max_tries=2), retries=2, job_name=None)
+        store = Store()
+        store.kept["personalize_batch_job"] = json.dumps({"job_name": 7})
         ti = TaskInstance(try_number=2, max_tries=2)
-        store = {"task_state_store": Store(broken=True)}
-        assert execute(local, ti, store, retries=2, job_name=None) == first
-        assert any("Airflow's task state store could not be read: the API" in line for line in read_log())
+        assert execute(local, ti, {"task_state_store": store}, retries=2, job_name=None) == first
 
     def test_a_task_whose_retries_were_lowered_still_finds_its_job(self, local):
         execute(local, TaskInstance(max_tries=2), retries=2)
@@ -598,24 +740,168 @@ class Store:
     """
     As Airflow's task state store, which needs a supervisor; test_running_creation.py uses that one.
 
-    :param broken: whether it is broken
+    :param broken: what it does not let itself be, ``read`` or ``written``
     """
 
-    def __init__(self, broken=False):
+    def __init__(self, broken=()):
         self.kept, self.broken = {}, broken
+        self.times = float("inf")
+        """How often it is broken."""
 
     def get(self, key):
-        if self.broken:
-            raise RuntimeError("the API server is restarting")
+        self._answer("read")
         return json.loads(self.kept[key]) if key in self.kept else None
 
     def set(self, key, value, *, retention):
-        if self.broken:
-            raise RuntimeError("the API server is restarting")
+        self._answer("written")
         self.kept[key] = json.dumps(value)
 
     def delete(self, key):
+        self._answer("written")
         self.kept.pop(key, None)
+
+    def _answer(self, action):
+        if action in self.broken and self.times > 0:
+            self.times -= 1
+            raise RuntimeError("the API server is restarting")
+
+
+@pytest.fixture
+def patience(monkeypatch):
+    """The pauses that a record's store is given, in no time."""
+    pauses = []
+    monkeypatch.setattr(lineage, "time", SimpleNamespace(sleep=pauses.append))
+    return pauses
+
+
+class TestOtherAirflows:
+    """What has a task's own name, and was there before its first try."""
+
+    @pytest.fixture(params=[None, "weekly"], ids=["derived", "new"])
+    def options(self, request):
+        return {"job_name": request.param, "if_exists": "new"}
+
+    @pytest.mark.parametrize("has_store", [True, False])
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"num_results": 1000}, "its numResults is 25 instead of 1000"),
+            (
+                {"output_kms_key_arn": "arn:aws:kms:us-east-1:123456789012:key/1"},
+                "its jobOutput.s3DataDestination.kmsKeyArn is none instead of",
+            ),
+            ({}, "The job of this name was ACTIVE before the task's first try"),
+        ],
+        ids=["number", "key", "same"],
+    )
+    def test_a_run_that_was_deleted_and_made_anew_is_not_green_with_the_old_job(
+        self, local, options, change, words, has_store
+    ):
+        first = execute(local, None, {"task_state_store": Store() if has_store else None}, **options)
+        context = {"task_state_store": Store() if has_store else None}  # it goes with the run
+        with pytest.raises(PersonalizeJobExistsError) as caught:
+            execute(local, None, context, **{**options, **change})
+        assert caught.value.job_arn == first
+        assert words in str(caught.value)
+        assert "[personalize] job_name_prefix" in str(caught.value)
+        assert local.calls.count(CREATE) == 1
+        # As the message says.
+        cleared = TaskInstance(try_number=2, max_tries=1)
+        assert execute(local, cleared, context, **{**options, **change}) != first
+
+    def test_one_that_is_unfinished_and_the_same_is_waited_for(self, local, options):
+        local._settings.progress = "by_hand"
+        first = execute(local, wait_for_completion=False, **options)
+        assert execute(local, wait_for_completion=False, **options) == first
+
+    def test_what_is_created_at_that_very_moment_is_compared_as_well(self, local, options):
+        name = execute(local, wait_for_completion=False, **options).rpartition("/")[2]
+        backend, note = local.backend("us-east-1"), local.calls.append
+        hidden = dict(backend.jobs)
+        backend.jobs.clear()
+
+        def note_and_show(call):
+            note(call)
+            if call.operation == CREATE:
+                backend.jobs.update(hidden)
+
+        local.calls.append = note_and_show
+        with pytest.raises(PersonalizeJobExistsError, match="numResults is 25 instead of 7"):
+            execute(local, num_results=7, **options)
+        assert list(backend.jobs) == [ARN.replace("weekly", name)]
+
+    def test_a_prefix_keeps_two_airflows_apart(self, local, options, monkeypatch):
+        first = execute(local, **options)
+        monkeypatch.setenv("AIRFLOW__PERSONALIZE__JOB_NAME_PREFIX", "prod")
+        second = execute(local, num_results=7, **options)
+        name = second.rpartition("/")[2]
+        assert name.startswith("weekly-prod-" if options["job_name"] else "prod-shop-create-20261123T020000-")
+        assert first != second
+        assert local.calls.count(CREATE) == 2
+        # And a retry finds what it has created.
+        assert execute(local, TaskInstance(try_number=2), num_results=7, **options) == second
+
+    def test_a_prefix_is_no_part_of_a_name_that_the_user_chose(self, local, monkeypatch):
+        monkeypatch.setenv("AIRFLOW__PERSONALIZE__JOB_NAME_PREFIX", "prod")
+        assert execute(local) == ARN
+
+    @pytest.mark.parametrize(
+        ("prefix", "length"),
+        [("-prod", ""), ("prod eu", ""), ("p" * 17, ", having 17 characters"), ("日本", "")],
+    )
+    def test_a_prefix_that_fits_no_name_is_told_in_a_sentence(self, local, monkeypatch, prefix, length):
+        monkeypatch.setenv("AIRFLOW__PERSONALIZE__JOB_NAME_PREFIX", prefix)
+        with pytest.raises(InvalidParameterError) as caught:
+            execute(local)
+        assert str(caught.value) == (
+            f"[personalize] job_name_prefix cannot begin a job name{length}. "
+            "Expected at most 16 letters, digits, '-' and '_', the first a letter or digit. Correct the "
+            f"setting, or the variable AIRFLOW__PERSONALIZE__JOB_NAME_PREFIX, where tasks run. Got {prefix!r}."
+        )
+        assert len(local.calls) == 0
+
+
+class TestChangingNames:
+    """Before Airflow 3.3 nothing but the name leads a retry to its job."""
+
+    CHANGING = (
+        "weekly-{{ ti.try_number }}",
+        "weekly-{{ macros.datetime.now().strftime('%H%M%S') }}",
+        "{% set now = macros.datetime.utcnow() %}weekly-{{ now.second }}",
+        "weekly-{{ macros.uuid.uuid4() }}",
+        "weekly-{{ macros.random() }}",
+        "weekly-{{ macros.time.time() | int }}",
+        "weekly-{{ task_instance.start_date | ts_nodash }}",
+    )
+    STAYING = (
+        "weekly-{{ ds_nodash }}",
+        "now-try_number-uuid4",
+        "weekly-{{ dag_run.start_date | ts_nodash }}",
+        "weekly-{{ ti.map_index }}",
+        "weekly-{{ params.now }}",
+        None,
+    )
+
+    def warnings(self, local, read_log, written, has_store=False):
+        task = operator(local, job_name=written, wait_for_completion=False)
+        task.job_name = "weekly"  # as rendered
+        context = {"ti": TaskInstance(), "task_state_store": Store() if has_store else None}
+        inspect.unwrap(type(task).execute)(task, context)
+        return [line for line in read_log() if "changes from try to try" in line]
+
+    @pytest.mark.parametrize("written", CHANGING)
+    def test_are_warned_about(self, local, read_log, written):
+        (line,) = self.warnings(local, read_log, written)
+        assert "warning" in line.lower()
+        assert "job_name of task 'create' changes from try to try, by " in line
+        assert "a retry looks for the job under another name, and creates a second one" in line
+
+    @pytest.mark.parametrize("written", STAYING)
+    def test_are_not_what_stays_the_same(self, local, read_log, written):
+        assert self.warnings(local, read_log, written) == []
+
+    def test_do_not_matter_where_airflow_keeps_a_record(self, local, read_log):
+        assert self.warnings(local, read_log, self.CHANGING[0], has_store=True) == []
 
 
 class TestDeferring:
@@ -664,7 +950,14 @@ class TestDeferring:
             "verify": None,
             "botocore_config": ONE_TRY,
         }
-        assert kept == {"kind": "segment", "job_name": "weekly", "request": request, "max_tries": 0}
+        assert kept == {
+            "kind": "segment",
+            "job_name": "weekly",
+            "request": request,
+            "max_tries": 0,
+            "has_delivered": False,
+            "earlier_requests": [],
+        }
         assert len(others) == 5
         assert local.calls.count(CREATE) == 1
 
@@ -860,6 +1153,34 @@ class TestResuming:
         arn = execute(local, **options)
         assert self.resume(local, "__fail__", {"error": "Trigger timeout"}, **options) == arn
         assert local.calls.count(CREATE) == 1
+
+    @pytest.mark.parametrize("may_be_own", [True, False])
+    @pytest.mark.parametrize("has_store", [True, False])
+    def test_with_fail_the_record_tells_the_job_of_a_triggerer_that_died(self, local, has_store, may_be_own):
+        """No Create of the next triggerer went unanswered; that another task waits for the name, it knows."""
+        local._settings.progress = "by_hand"
+        context = {"task_state_store": (store := Store()) if has_store else None}
+        options = {"if_exists": "fail", "wait_for_completion": False, "context": context}
+        busy = [
+            local.add_job(
+                BatchJobKind.SEGMENT, f"o-{i}", solution_version_arn=local.version, status="PENDING"
+            )
+            for i in range(5)
+        ]
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - Airflow's TaskDeferred is no Exception
+            execute(local, None, deferrable=True, **options)
+        assert type(caught.value).__name__ == "TaskDeferred"
+        local.set_status(busy[0], "ACTIVE")
+        request = operator(local).worker_steps.parameters.build_request({})
+        operator(local).hook.create_job(BatchJobKind.SEGMENT, jobName="weekly", **request)
+        event = self.event(outcome="exists", job=make_json_safe(local.job(ARN)), may_be_own=may_be_own)
+        if has_store and may_be_own:
+            assert self.resume(local, "execute_created", event, **options) == ARN
+            assert json.loads(store.kept["personalize_batch_job"])["job_name"] == "weekly"
+        else:
+            with pytest.raises(PersonalizeJobExistsError, match="if_exists is 'fail'"):
+                self.resume(local, "execute_created", event, **options)
+            assert not has_store or store.kept == {}
 
     @pytest.mark.parametrize("has_store", [True, False])
     def test_with_fail_only_the_record_does(self, local, has_store):

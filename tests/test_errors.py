@@ -20,6 +20,7 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeNoSlotError,
     PersonalizeRequestError,
     PersonalizeUnavailableError,
+    StateStoreUnavailableError,
     TriggerFailedError,
     fail_on_invalid_parameters,
 )
@@ -37,6 +38,10 @@ ERRORS = [
     InvalidParameterError("max_items: 0 is not a count."),
     PersonalizeJobExistsError(ARN, "ACTIVE", ["numResults is 25, not 99", "roleArn is 'a', not 'b'"]),
     PersonalizeJobExistsError(ARN, "CREATE FAILED"),
+    PersonalizeJobExistsError(ARN, "ACTIVE", ["numResults is 25, not 99"], True),
+    PersonalizeJobExistsError(ARN, "ACTIVE", [], True),
+    StateStoreUnavailableError("written", "the API server is restarting.", ARN),
+    StateStoreUnavailableError("read", "the API server is restarting"),
     PersonalizeNewJobFailedError(ARN, "CREATE FAILED", "Invalid S3 input path"),
     PersonalizeNewJobFailedError(ARN, "CREATE FAILED"),
     PersonalizeJobTimeoutError(ARN, "CREATE PENDING", 3600.0),
@@ -69,7 +74,13 @@ def test_survives_pickling_and_copying_with_its_fields(error):
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_only_what_may_pass_is_left_to_retries(error):
     retried = isinstance(
-        error, (PersonalizeUnavailableError, PersonalizeNewJobFailedError, PersonalizeNoJobsError)
+        error,
+        (
+            PersonalizeUnavailableError,
+            PersonalizeNewJobFailedError,
+            PersonalizeNoJobsError,
+            StateStoreUnavailableError,
+        ),
     )
     assert isinstance(error, (AirflowFailException, AirflowSensorTimeout)) != retried
 
@@ -108,7 +119,7 @@ def test_a_new_jobs_failure_is_told_with_what_comes_next():
 
 
 def test_a_job_in_the_way_is_told_with_every_difference():
-    different, same = (error for error in ERRORS if isinstance(error, PersonalizeJobExistsError))
+    different, same, *own = (error for error in ERRORS if isinstance(error, PersonalizeJobExistsError))
     assert str(different) == (
         "Another job has this name already: its numResults is 25, not 99; roleArn is 'a', not 'b'. Nothing "
         "was created: choose another job_name, or set if_exists='new' to create it under a name of the "
@@ -121,6 +132,33 @@ def test_a_job_in_the_way_is_told_with_every_difference():
         "job_name, or set if_exists to 'adopt' or 'new'. (batch-segment-job/weekly, us-east-1, CREATE FAILED)"
     )
     assert same.differences == ()
+    rest = (
+        "Nothing was created: clear the task, which then creates a job under another name. A DAG run that "
+        "was deleted, or an earlier try with other parameters, may have made the job; or another Airflow of "
+        "this AWS account, which [personalize] job_name_prefix keeps apart. "
+        "(batch-segment-job/weekly, us-east-1, ACTIVE)"
+    )
+    assert [str(each) for each in own] == [
+        f"Another job has this task's own name already: its numResults is 25, not 99. {rest}",
+        "The job of this name was ACTIVE before the task's first try, so it is no result of this run. "
+        + rest,
+    ]
+    assert all(each.is_own_name for each in own)
+    assert not different.is_own_name
+
+
+def test_a_record_that_is_out_of_reach_is_told_with_what_airflow_says():
+    written, read = (error for error in ERRORS if isinstance(error, StateStoreUnavailableError))
+    rest = (
+        "the API server is restarting. The task's record of its job keeps a retry from creating a second "
+        "one, so this try ends here: look at Airflow's API server and database; the next try, or the task "
+        "when it is cleared, goes on."
+    )
+    assert str(written) == f"Airflow's task state store could not be written: {rest} {PLACE}"
+    assert str(read) == f"Airflow's task state store could not be read: {rest}"
+    assert (written.action, written.job_arn, read.job_arn) == ("written", ARN, None)
+    assert isinstance(read, RuntimeError)
+    assert not isinstance(read, AirflowFailException)
 
 
 def test_an_empty_list_is_told_with_what_aws_lists():
@@ -165,8 +203,8 @@ def test_a_task_that_creates_jobs_is_not_to_be_cleared_when_its_job_is_active():
     assert [each for each in told if clear in each] == told[:2]
     created = "while it is unfinished, clear the task to wait on"
     rest = (
-        "When the job is ACTIVE, do not clear the task, which may then create another job; let a sensor take "
-        f"this one. {PLACE}"
+        "When the job is ACTIVE, a cleared task takes it from Airflow 3.3 on; before, do not clear the task, "
+        f"which may then create another job; let a sensor take this one. {PLACE}"
     )
     assert told[2].endswith(f"{created}, and raise timeout if it may take longer. {rest}")
     assert told[3].endswith(f"{created}. {rest}")

@@ -90,6 +90,18 @@ STORIES = {
         lambda: PersonalizeJobExistsError(ARN, "ACTIVE"),
         "A job of this name exists already, and if_exists is 'fail'. Nothing was created",
     ),
+    "another Airflow's job in the way": (
+        lambda: PersonalizeJobExistsError(ARN, "ACTIVE", ["numResults is 25 instead of 99"], True),
+        "Another job has this task's own name already: its numResults is 25 instead of 99. Nothing was",
+    ),
+    "an old job in the way": (
+        lambda: PersonalizeJobExistsError(ARN, "ACTIVE", [], True),
+        "The job of this name was ACTIVE before the task's first try, so it is no result of this run",
+    ),
+    "no record": (
+        lambda: errors.StateStoreUnavailableError("read", "the API server is restarting", ARN),
+        "Airflow's task state store could not be read: the API server is restarting.",
+    ),
     "not over in time": (
         lambda: PersonalizeJobTimeoutError(ARN, "CREATE IN_PROGRESS", 3600.0),
         "Not ACTIVE when the timeout of 3600 s was over: its last known status is CREATE IN_PROGRESS.",

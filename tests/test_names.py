@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from airflow_provider_personalize_segments.arns import JOB_NAME_PATTERN, MAX_JOB_NAME_LENGTH
 from airflow_provider_personalize_segments.creating.names import (
     MAX_NUMBER,
+    MAX_PREFIX_LENGTH,
     TaskLineage,
     derive_job_name,
     extend_job_name,
@@ -134,6 +135,41 @@ class TestDerived:
         assert derive_job_name(TaskLineage(dag_id, task_id, SCHEDULED, -1, 2)).startswith(
             f"{dag_id}-{task_id}-20261123T020000-"
         )
+
+
+prefixes = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,15}", fullmatch=True)
+
+
+class TestPrefixed:
+    @given(prefixes, instances)
+    @example("p" * MAX_PREFIX_LENGTH, TaskLineage("d" * 250, "t" * 250, "r" * 250, 99_999_999, 1))
+    def test_begin_with_the_prefix_and_leave_room_for_numbers(self, prefix, instance):
+        name = derive_job_name(instance, prefix)
+        assert name.startswith(prefix)
+        assert re.fullmatch(JOB_NAME_PATTERN, name, re.ASCII)
+        assert len(name) <= LONGEST_DERIVED
+
+    @given(prefixes, job_names, instances)
+    def test_stand_behind_a_name_that_the_user_chose(self, prefix, name, instance):
+        extended = extend_job_name(name, instance, prefix)
+        assert f"-{prefix}" in extended
+        assert extended.startswith(name[:30])
+        assert re.fullmatch(JOB_NAME_PATTERN, extended, re.ASCII)
+        assert len(extended) <= LONGEST_DERIVED
+
+    @given(st.one_of(prefixes, st.just("")), st.one_of(prefixes, st.just("")), job_names, instances)
+    @example("d-d", "d", "weekly", TaskLineage("d-d-" * 60, "t" * 250, SCHEDULED, -1, 1))
+    @example("prod", "prod-", "weekly", lineage("shop", "make", SCHEDULED, -1))
+    def test_keep_two_airflows_apart(self, one, other, name, instance):
+        assume(one != other)
+        assert derive_job_name(instance, one) != derive_job_name(instance, other)
+        assert extend_job_name(name, instance, one) != extend_job_name(name, instance, other)
+
+    def test_say_where_the_job_comes_from(self):
+        begins = "prod-shop-create_segments-20261123T020000-"
+        for prefix in ("prod", "prod-"):
+            name = derive_job_name(lineage("shop", "create_segments", SCHEDULED, -1), prefix)
+            assert re.fullmatch(f"{begins}[a-z2-7]{{12}}", name)
 
 
 class TestExtended:

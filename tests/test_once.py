@@ -216,8 +216,8 @@ class TestFinding:
             NEXT: ["The job weekly is CREATE FAILED; trying the next name."],
             TAKE: [
                 "This task's own job differs from the parameters as they are now: its numResults is 99 "
-                "instead "
-                f"of 25. ({world.arn()})"
+                "instead of 25. To create another, clear the task when this job is over. "
+                f"({world.arn()})"
             ]
             * (there == "different"),
         }
@@ -321,25 +321,43 @@ class TestNumbers:
 
 
 class TestRecorded:
-    """The plan that a lineage recorded is resumed, whatever is asked for now."""
+    """The name that a lineage recorded is resumed, whatever is asked for now."""
 
     def kept(self, world, name="weekly-7"):
         return world.plan(name, numResults=99)
 
     @pytest.mark.parametrize("if_exists", IF_EXISTS)
-    def test_is_taken_first(self, world, if_exists):
+    def test_is_taken_first(self, world, lines, if_exists):
         world.add()
         world.add("weekly-7", num_results=99)
         world.calls()
-        kept = self.kept(world)
-        assert world.find(if_exists, kept=kept) == Found(kept, world.described("weekly-7"))
+        found = world.find(if_exists, kept=self.kept(world))
+        assert found == Found(world.plan("weekly-7"), world.described("weekly-7"))
         assert world.calls()[:1] == [DESCRIBE]
+        assert lines() == [
+            "This task's own job differs from the parameters as they are now: its numResults is 99 instead "
+            f"of 25. To create another, clear the task when this job is over. ({world.arn('weekly-7')})"
+        ]
 
     @pytest.mark.parametrize("if_exists", IF_EXISTS)
-    def test_is_created_when_it_is_not_there(self, world, if_exists):
+    def test_is_taken_with_what_any_try_asked_for(self, world, if_exists):
+        """A Create that was under way makes the job under an older request than the one recorded last."""
+        world.add("weekly-7", num_results=7)
+        requests = (world.request | {"numResults": 8}, world.request | {"numResults": 7})
+        found = world.find(if_exists, kept=self.kept(world), requests=requests)
+        assert found == Found(world.plan("weekly-7"), world.described("weekly-7"))
+
+    @pytest.mark.parametrize("if_exists", [ADOPT, FAIL])
+    def test_is_refused_when_no_try_asked_for_it(self, world, if_exists):
+        world.add("weekly-7", num_results=6)
+        with pytest.raises(PersonalizeJobExistsError, match="numResults is 6 instead of 25"):
+            world.find(if_exists, kept=self.kept(world), requests=(world.request | {"numResults": 7},))
+
+    @pytest.mark.parametrize("if_exists", IF_EXISTS)
+    def test_is_created_with_the_parameters_as_they_are_now_when_it_is_not_there(self, world, if_exists):
         world.add()
-        kept = self.kept(world)
-        assert world.find(if_exists, kept=kept, earlier=("daily",)) == Found(kept)
+        found = world.find(if_exists, kept=self.kept(world), earlier=("daily",))
+        assert found == Found(world.plan("weekly-7"))
         assert world.calls() == [DESCRIBE]
 
     @pytest.mark.parametrize(("kept", "expected"), [("weekly-7", "weekly-8"), ("daily", "weekly")])
@@ -351,18 +369,77 @@ class TestRecorded:
 
     def test_is_refused_when_it_is_of_another_environment(self, world):
         world.add("weekly-7")
-        kept = world.plan(
-            "weekly-7", jobInput={"s3DataSource": {"path": "s3://example-bucket/other/items.json"}}
-        )
+        world.request["jobInput"] = {"s3DataSource": {"path": "s3://example-bucket/other/items.json"}}
+        kept = self.kept(world)
         with pytest.raises(PersonalizeJobExistsError, match="weekly-7"):
             world.find(kept=kept)
 
 
-class TestEarlierLineages:
-    """A cleared task waits for the job that it created before, while that is unfinished and the same."""
+class TestFirstTries:
+    """No earlier try of its lineage can have made what the first try finds under its own name."""
 
-    def find(self, world, *earlier):
-        return world.find(NEW, is_own=True, name="own", earlier=earlier)
+    def find(self, world, **job):
+        world.add(**job)
+        world.calls()
+        return world.find(NEW, is_own=True, is_first=True)
+
+    def test_take_a_job_that_is_unfinished_and_the_same(self, world):
+        found = self.find(world, status="CREATE IN_PROGRESS")
+        assert found == Found(world.plan(), world.described())
+
+    @pytest.mark.parametrize("status", ["CREATE PENDING", "ACTIVE"])
+    def test_refuse_one_that_differs_in_anything(self, world, status):
+        with pytest.raises(PersonalizeJobExistsError) as caught:
+            self.find(world, status=status, num_results=1000)
+        assert str(caught.value) == (
+            "Another job has this task's own name already: its numResults is 1000 instead of 25. Nothing was "
+            "created: clear the task, which then creates a job under another name. A DAG run that was "
+            "deleted, or an earlier try with other parameters, may have made the job; or another Airflow of "
+            "this AWS account, which [personalize] job_name_prefix keeps apart. "
+            f"(batch-segment-job/weekly, us-east-1, {status})"
+        )
+
+    @pytest.mark.parametrize(
+        ("member", "value"),
+        [
+            ("roleArn", "arn:aws:iam::123456789012:role/other"),
+            ("jobOutput", {"s3DataDestination": {"path": "s3://example-bucket/output"}}),
+            (
+                "jobInput",
+                {
+                    "s3DataSource": {
+                        "path": "s3://example-bucket/input/items.json",
+                        "kmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/1",
+                    }
+                },
+            ),
+        ],
+        ids=["role", "slash", "key"],
+    )
+    def test_compare_as_strictly_as_with_an_explicit_name(self, world, member, value):
+        world.request[member] = value
+        with pytest.raises(PersonalizeJobExistsError, match="Another job has this task's own name already"):
+            self.find(world, status="CREATE PENDING")
+
+    def test_do_not_take_an_active_job_for_a_result_of_this_run(self, world):
+        with pytest.raises(PersonalizeJobExistsError) as caught:
+            self.find(world)
+        assert str(caught.value).startswith(
+            "The job of this name was ACTIVE before the task's first try, so it is no result of this run. "
+            "Nothing was created: clear the task"
+        )
+        assert caught.value.differences == ()
+        assert world.calls() == [DESCRIBE]
+
+    def test_pass_by_a_job_that_failed(self, world):
+        assert self.find(world, status=FAILED) == Found(world.plan("weekly-2"))
+
+
+class TestEarlierLineages:
+    """A cleared task takes the job that it created before, if that is the same, and not delivered."""
+
+    def find(self, world, *earlier, **options):
+        return world.find(NEW, is_own=True, name="own", earlier=earlier, **options)
 
     def test_of_an_unfinished_job_it_is_taken(self, world):
         world.add(status="CREATE IN_PROGRESS")
@@ -372,6 +449,50 @@ class TestEarlierLineages:
     def test_of_any_other_a_new_one_is_created(self, world, job):
         world.add(**job)
         assert self.find(world, "weekly") == Found(world.plan("own"))
+
+    def test_of_an_active_job_it_is_taken_when_its_lineage_failed(self, world, lines):
+        world.add()
+        found = self.find(world, "weekly", has_delivered=False)
+        assert found == Found(world.plan(), world.described())
+        assert lines() == []
+
+    def test_of_an_active_job_that_no_record_names_it_is_not_taken(self, world):
+        world.add(status=FAILED)
+        world.add("weekly-2")
+        assert self.find(world, "weekly", has_delivered=False) == Found(world.plan("own"))
+
+    @pytest.mark.parametrize("job", [{"status": FAILED}, {"num_results": 9}])
+    def test_unless_it_failed_or_is_another(self, world, lines, job):
+        world.add(**job)
+        assert self.find(world, "weekly", has_delivered=False) == Found(world.plan("own"))
+        assert lines() == []
+
+    def test_of_an_active_job_a_new_one_is_created_when_its_lineage_succeeded(self, world, lines):
+        world.add()
+        assert self.find(world, "weekly", has_delivered=True) == Found(world.plan("own"))
+        assert lines() == []
+
+    def test_of_an_active_job_without_a_record_a_new_one_is_created_with_a_warning(self, world, lines):
+        world.add()
+        world.add("daily")
+        assert self.find(world, "weekly", "daily") == Found(world.plan("own"))
+        assert lines() == [
+            "The task's job from before it was cleared is ACTIVE. Nothing tells whether the task succeeded "
+            "with it, so the task does it again, and creates another. To take such a job, do not clear the "
+            f"task: mark it as success, or let a sensor wait for the ARN. ({world.arn()})"
+        ]
+
+    def test_of_an_older_one_that_runs_nothing_is_created_and_nothing_warned_of(self, world, lines):
+        world.add()
+        world.add("daily", "CREATE PENDING")
+        assert self.find(world, "weekly", "daily").plan == world.plan("daily")
+        assert lines() == []
+
+    def test_spend_a_name_that_recurs(self, world):
+        """Where `retries` was lowered before the clear, two lineages have one name."""
+        world.add("own")
+        world.add("own-2", FAILED)
+        assert self.find(world, "own", has_delivered=True, spent="own") == Found(world.plan("own-3"))
 
     def test_are_looked_at_behind_what_failed(self, world):
         world.add(status=FAILED)
@@ -391,13 +512,18 @@ class TestEarlierLineages:
     @pytest.mark.parametrize(
         ("status", "outcome"), [("CREATE PENDING", TAKE), (FAILED, NEXT), ("ACTIVE", TAKEN)]
     )
-    def test_prove_an_explicit_name_to_be_the_tasks_own(self, world, status, outcome):
+    @pytest.mark.parametrize("has_delivered", [None, True, False])
+    def test_prove_an_explicit_name_to_be_the_tasks_own(self, world, status, outcome, has_delivered):
         world.add(status=status)
+        if has_delivered is False and outcome == TAKEN:
+            found = world.find(FAIL, earlier=("weekly",), has_delivered=False)
+            assert found == Found(world.plan(), world.described())
+            return
         if outcome == TAKEN:
             with pytest.raises(PersonalizeJobExistsError, match="if_exists is 'fail'"):
-                world.find(FAIL, earlier=("weekly",))
+                world.find(FAIL, earlier=("weekly",), has_delivered=has_delivered)
             return
-        found = world.find(FAIL, earlier=("weekly",))
+        found = world.find(FAIL, earlier=("weekly",), has_delivered=has_delivered)
         assert found.plan.job_name == ("weekly" if outcome == TAKE else "weekly-2")
 
 

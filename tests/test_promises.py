@@ -4,9 +4,11 @@ The promises of creating once, explored: real tasks and triggers, killed, cleare
 A model of Airflow drives the operator and its triggers against the local Personalize: tries, retries, clears,
 deferral, workers and triggerers that die before or after any call, other actors. After every step it checks:
 
-1. a lineage, the tries of a task instance between two clears, never has two living jobs;
-2. no job is taken that differs from what was asked for;
-3. a task succeeds with an ACTIVE job of its lineage, or with one that it may adopt;
+1. a lineage, the tries of a task instance between two clears, never has two living jobs, and creates none
+   while it may take one of the lineage before;
+2. no job is taken that differs from what was asked for, and none is created with what was asked for before;
+3. a task succeeds with an ACTIVE job of its lineage, or with one that it may adopt; a cleared task never with
+   the job that it delivered before;
 4. every step ends, and every lineage: in success, in an error of ours that is true, or at its deadline;
 5. a job that failed ends one try, and never the next one of its lineage.
 
@@ -39,6 +41,8 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeJobTimeoutError,
     PersonalizeNewJobFailedError,
     PersonalizeNoSlotError,
+    PersonalizeRequestError,
+    StateStoreUnavailableError,
 )
 from airflow_provider_personalize_segments.hooks import PersonalizeHook
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState, classify_status
@@ -63,17 +67,24 @@ EXPLAIN = bool(os.environ.get("HYPOTHESIS_EXPLAIN"))
 NOTHING = "nothing"
 KILL_BEFORE, KILL_AFTER = DEATHS = ("killed before", "killed after")
 FAULTS = ("drop_answer", "drop_connection", "throttle", "server_error", "malformed")
+DENY = "a look is refused"
 HIDE = "a job will be shown late"
+STORE_FALTERS, STORE_FAILS = STORE = ("the state store falters", "the state store fails")
 JOBS_END, JOBS_FAIL = ENDINGS = ("jobs end", "jobs fail")
 FILL, FREE = QUOTA = ("quota full", "quota free")
-SAME, DIFFERENT, ELSEWHERE = STRANGERS = ("the same taken", "another taken", "another environment's taken")
+SAME, OLD, DIFFERENT, ELSEWHERE = STRANGERS = (
+    "the same taken",
+    "the same taken, and ACTIVE",
+    "another taken",
+    "another environment's taken",
+)
 CLEARED = "cleared while it runs"
 CLEARED_ANEW = "cleared while it runs, from Airflow 3.1 on"
 GHOST = "the next try begins while this one goes on"
 ORPHAN = "the trigger of a task cleared since creates its job"
 HAPPENINGS = (
     NOTHING, NOTHING, *DEATHS, *DEATHS, *FAULTS, "drop_answer", HIDE, *ENDINGS, *QUOTA, *STRANGERS, CLEARED,
-    CLEARED_ANEW, GHOST, ORPHAN,
+    CLEARED_ANEW, GHOST, ORPHAN, DENY, *STORE,
 )  # fmt: skip
 # Hypothesis draws numbers, and chance does the rest: drawn one by one, traces are much like one another.
 NUMBERS = st.integers(0, 2**32)
@@ -162,7 +173,7 @@ def stage(shared, monkeypatch):
     waiting = ("waiting.questions", "waiting.steps", "waiting.trigger")
     for module in (*waiting, "creating.trigger", "creating.queue"):
         monkeypatch.setattr(f"{package}.{module}.datetime", Datetime)
-    for module in ("waiting.steps", "creating.steps"):
+    for module in ("waiting.steps", "creating.steps", "creating.lineage"):
         monkeypatch.setattr(f"{package}.{module}.time", SimpleNamespace(sleep=clock.sleep))
     stage = SimpleNamespace(local=local, clock=clock, world=None)
 
@@ -210,15 +221,17 @@ class Lineage:
     """What is known of the tries between two clears."""
 
     key: tuple[int, int]
+    """The task's number, and how often it was cleared."""
+    max_tries: int
+    retries: int
+    """As they were when it began."""
     requests: list = field(default_factory=list)
     recurs: bool = False
-    """Whether a clear gave another lineage the same ``max_tries``, as it may after `retries` was edited."""
+    """Whether a lineage before had the same ``max_tries``, as it may after `retries` was edited."""
     has_ghost: bool = False
     """Whether two of its tries ran at the same time."""
     taken: set = field(default_factory=set)
     """ARNs of the jobs that its tries took."""
-    is_unanswered: bool = False
-    """Whether a triggerer died that may have created its job."""
     lost: set = field(default_factory=set)
     """Names of Create calls that had no answer."""
 
@@ -228,25 +241,50 @@ class Store:
 
     def __init__(self, task):
         self.task, self.kept = task, {}
+        self.faults = 0
+        """How many of the next questions have no answer."""
+        self.has_failed = False
 
     def get(self, key):
+        self.answer("get")
         return json.loads(self.kept[key]) if key in self.kept else None
 
     def set(self, key, value, *, retention):
+        self.answer("set")
         self.kept[key] = json.dumps(value)
         if value["job_name"] in self.task.world.steps[-1].absent:
             self.task.recorded_free.add(value["job_name"])
 
     def delete(self, key):
+        self.answer("delete")
         self.kept.pop(key, None)
+
+    def answer(self, action):
+        if self.faults:
+            self.faults -= 1
+            self.has_failed = True
+            explored[f"store: {action} has no answer"] += 1
+            raise RuntimeError("the API server is restarting")
+
+    def record(self):
+        """Return what is recorded, whether or not the store answers."""
+        return next(map(json.loads, self.kept.values()), None)
 
 
 class Step:
     """One process at work: a worker in a try, or a triggerer."""
 
-    def __init__(self, script, tries=()):
+    def __init__(self, script, tries, world, *, is_worker=True, is_resumed=False):
         self.script = list(script)
         self.tries = tries
+        self.is_worker, self.is_resumed = is_worker, is_resumed
+        self.begin = {arn: job.status for arn, job in world.jobs().items()}
+        """How the jobs were when it began."""
+        self.records = [each.task.store and each.task.store.record() for each in tries]
+        self.asked_for = set()
+        """Names that it called Create with."""
+        self.denied = set()
+        """Names about which AWS answered nothing but a refusal."""
         self.calls = 0
         self.is_dying = self.has_hidden = self.is_cleared = self.is_anew = False
         self.seen = {}
@@ -268,10 +306,21 @@ class Try:
         self.try_number, self.max_tries = task.try_number, task.max_tries
         self.start_date = task.world.clock.now()
         self.failed_before = {arn for arn, job in task.world.jobs().items() if job.status == FAILED}
-        self.has_hidden = self.is_ghost = False
+        self.has_hidden = self.is_ghost = self.is_denied = False
         self.retries = task.retries
+        self.requests = []
+        self.render()
+
+    def render(self):
+        """Ask for what the DAG says now."""
         self.request = self.operator().worker_steps.parameters.build_request({})
+        self.requests.append(self.request)
         self.lineage.requests.append(self.request)
+
+    @property
+    def seems_first(self):
+        """Whether Airflow's numbers tell that it is the first of its lineage."""
+        return self.try_number in (1, self.max_tries - self.retries + 1)
 
     def operator(self):
         options = self.task.options
@@ -289,6 +338,8 @@ class Try:
             "poll_interval": INTERVAL,
             "timeout": TIMEOUT,
         }
+        if self.task.edited:
+            given["num_results"] = self.task.edited
         if options.varies == "num_results":
             given["num_results"] = 10 + self.try_number
         elif options.varies == "input_path":
@@ -381,16 +432,15 @@ class World:
             self.fated[ARN + name] = self.fates[len(self.fated) % len(self.fates)]
 
     def take_name(self, name, how, request, status=PENDING):
-        """Let another actor have a name, if it is one that is not a lineage's alone."""
-        if self.has_strangers and any(
-            name == NAME or name.startswith(f"{NAME}-") for task in self.tasks if not task.has_own_names
-        ):
+        """Let another actor have a name; a lineage's own only another Airflow with the same DAG makes."""
+        if self.has_strangers:
             changes = {
                 SAME: {},
+                OLD: {},
                 DIFFERENT: {"numResults": 99},
                 ELSEWHERE: {"jobInput": {"s3DataSource": {"path": "s3://example-bucket/other/"}}},
             }
-            self.put(name, status, {**request, **changes[how]})
+            self.put(name, ACTIVE if how == OLD else status, {**request, **changes[how]})
 
     def fill(self):
         free = 5 - sum(not job.is_finished for job in self.jobs().values())
@@ -422,11 +472,26 @@ class World:
         self.happen(step.draw(), step, operation, name)
         if operation == CREATE:
             self.creating = actor.get()
+            step.asked_for.add(name)
+            self.judge_create(step, name, asked)
         elif self.late[ARN + name] and ARN + name in self.backend.jobs:
             self.late[ARN + name] -= 1
             self.hidden[ARN + name] = self.backend.jobs.pop(ARN + name)
             for each in step.tries:
                 each.has_hidden = True
+
+    def judge_create(self, step, name, asked):
+        """Judge what is about to be created."""
+        if name in step.denied:
+            self.blame(f"1: {self.creating} creates {name}, though the look for it was refused")
+        if not step.is_worker or len(step.tries) != 1:
+            return
+        (attempt,) = step.tries
+        asked.pop("jobName")
+        if asked != attempt.request:
+            self.blame(f"2: {self.creating} creates {asked}, and the DAG says {attempt.request}")
+        if ignored := attempt.task.find_ignored(attempt, step):
+            self.blame(f"1: {self.creating} creates {name}, and might take {ignored} of the lineage before")
 
     def happen(self, event, step, operation, name):
         explored[f"at a call: {event}"] += 1
@@ -441,19 +506,29 @@ class World:
             getattr(self.local.faults, event)(times=1, operation=operation)
             if operation == CREATE and event != "throttle":
                 self.lineages[actor.get()].lost.add(name)
+        elif event == DENY and operation == DESCRIBE:
+            self.deny(step, operation, name)
+        elif event in STORE:
+            step.tries[0].task.break_store(event)
         elif event == HIDE and not self.looks[ARN + name]:
             self.late[ARN + name] = 2
         elif event in ENDINGS:
             self.end_all(ACTIVE if event == JOBS_END else FAILED)
         elif event in QUOTA:
             self.fill() if event == FILL else self.free()
-        elif event in STRANGERS and step.tries:
+        elif event in STRANGERS:
             self.take_name(name, event, step.tries[0].request)
         elif event == GHOST and len(self.steps) == 1 and current_thread() is main_thread():
             # Airflow 2 executes no operator in another thread.
             step.tries[0].task.begin_beside(step.tries[0])
         elif event == ORPHAN and self.orphans and len(self.steps) == 1:
             self.fire([self.orphans.pop()], ())
+
+    def deny(self, step, operation, name):
+        self.local.faults.deny_access(times=1, operation=operation)
+        step.denied.add(name)
+        for each in step.tries:
+            each.is_denied = True
 
     def after(self, operation, parsed):
         if operation not in (CREATE, DESCRIBE) or not self.steps:
@@ -495,7 +570,7 @@ class World:
 
     def fire(self, deferred, script):
         """Run triggers in one triggerer; return their events, or ``None`` when it was killed."""
-        step = Step(script, [each.attempt for each in deferred])
+        step = Step(script, [each.attempt for each in deferred], self, is_worker=False)
 
         async def fire_one(each):
             actor.set(each.attempt.lineage.key)
@@ -517,8 +592,6 @@ class World:
             return self.work(step, run)
         except Killed:
             explored["triggerers killed"] += 1
-            for each in deferred:
-                each.attempt.lineage.is_unanswered = True
             return None
         except Endless:
             return None
@@ -547,7 +620,11 @@ class Task:
         self.world, self.number, self.options = world, number, options
         self.store = Store(self) if options.has_store else None
         self.retries = self.max_tries = options.retries
-        self.try_number = self.cleared_at = 0
+        self.try_number = self.cleared_at = self.clears = 0
+        self.edited = None
+        """What somebody has written for ``num_results`` since."""
+        self.delivered = set()
+        """ARNs of the jobs that it succeeded with."""
         self.state = "scheduled"
         self.deferred = None
         world.tasks.append(self)
@@ -565,8 +642,12 @@ class Task:
 
     @property
     def lineage(self):
-        key = (self.number, self.max_tries)
-        return self.world.lineages.setdefault(key, Lineage(key))
+        key = (self.number, self.clears)
+        return self.world.lineages.setdefault(key, Lineage(key, self.max_tries, self.retries))
+
+    def break_store(self, how):
+        if self.store:
+            self.store.faults = 3 if how == STORE_FALTERS else 7
 
     # What the scheduler does
 
@@ -596,6 +677,7 @@ class Task:
         deferred, self.deferred = self.deferred, None
         attempt, operator = deferred.attempt, deferred.attempt.operator()
         attempt.retries = self.retries
+        attempt.render()
         if deferred.event is None:  # as Airflow does when its own timeout of the deferral is over
             self.world.clock.sleep(TIMEOUT + 300)
             method, kwargs = "__fail__", {"error": "Trigger timeout", "traceback": None}
@@ -626,7 +708,9 @@ class Task:
     def begin_lineage(self):
         # airflow.models.taskinstance.clear_task_instances
         self.max_tries = self.try_number + self.retries
-        self.lineage.recurs = bool(self.lineage.requests)
+        earlier = {self.world.lineages[self.number, each].max_tries for each in range(self.clears + 1)}
+        self.clears += 1
+        self.lineage.recurs = self.max_tries in earlier
         self.cleared_at = self.try_number
 
     # What a worker does
@@ -634,7 +718,7 @@ class Task:
     def run(self, attempt, script, work, seen=None):
         self.state = "running"
         self.world.tell(f"try {attempt.try_number} of {attempt.lineage.key}")
-        step = Step(script, [attempt])
+        step = Step(script, [attempt], self.world, is_resumed=seen is not None)
         step.seen.update(seen or {})
         token = actor.set(attempt.lineage.key)
         state, result = "failed", None
@@ -695,8 +779,13 @@ class Task:
             world.blame(f"1: {lineage.key} takes {name_of(arn)} besides {[*map(name_of, others)]}")
         was_taken = arn in lineage.taken
         lineage.taken.add(arn)
-        # A record holds what was asked for when it was made, and is what later tries ask for.
-        asked = lineage.requests if self.store else [attempt.request]
+        # A record holds what all tries have asked for between which Airflow's numbers tell no clear.
+        alike = [
+            each
+            for each in world.lineages.values()
+            if each.key[0] == self.number and each.max_tries == lineage.max_tries
+        ]
+        asked = [each for one in alike for each in one.requests] if self.store else attempt.requests
         is_earlier = creator is not None and creator[0] == self.number and creator != lineage.key
         if creator == lineage.key:
             explored["takes its own"] += 1
@@ -706,12 +795,65 @@ class Task:
             is_alike = is_same
             may_adopt = not self.has_own_names and self.options.if_exists == "adopt"
             is_unfinished = classify_status(status or "") is JobState.WAITING
+            if creator is None and self.has_own_names:
+                self.take_twins(attempt, arn, asked)
+                return
+            # Two clears have given these lineages one name, and no number tells them apart.
+            if is_earlier and lineage.recurs and not attempt.seems_first:
+                return
+            is_left = bool(self.store) and arn not in self.delivered
             if self.cannot_tell(arn) and any(is_same(request, job.request) for request in asked):
                 return
-            if not may_adopt and not (is_earlier and (is_unfinished or was_taken)):
+            if not may_adopt and not (is_earlier and (is_unfinished or was_taken or is_left)):
                 world.blame(f"3: {lineage.key} takes {name_of(arn)} of {creator}, {status}")
         if not any(is_alike(request, job.request) for request in asked):
             world.blame(f"2: {lineage.key} takes {name_of(arn)} of {creator}, {job.request}, not {asked}")
+
+    def take_twins(self, attempt, arn, asked):
+        """Judge that a job is taken which another Airflow made under a name of the task's own."""
+        job, step = self.world.jobs()[arn], self.world.steps[-1]
+        explored["takes another Airflow's"] += 1
+        is_found = step.is_worker and not step.is_resumed
+        # A retry, and one that comes back from its trigger, may have created it themselves.
+        # A Create that was lost, and the record of the lineage before, count as proof.
+        is_told = name_of(arn) in attempt.lineage.lost or name_of(arn) in [
+            each["job_name"] for each in step.records if each
+        ]
+        if attempt.seems_first and is_found and not is_told and not attempt.lineage.recurs:
+            if not is_same(attempt.request, job.request):
+                self.world.blame(f"2: the first try of {attempt.lineage.key} takes another's {name_of(arn)}")
+            if step.seen.get(arn) == ACTIVE and name_of(arn) not in step.asked_for:
+                self.world.blame(f"3: the first try of {attempt.lineage.key} takes an old {name_of(arn)}")
+        elif not any(is_of_environment(request, job.request) for request in asked):
+            self.world.blame(f"2: {attempt.lineage.key} takes {name_of(arn)} of another environment")
+
+    def find_ignored(self, attempt, step):
+        """Return the name of a job of the lineage before that a try leaves for one of its own, if any."""
+        lineage, world = attempt.lineage, self.world
+        has_job = any(creator == lineage.key for creator in world.creators.values())
+        if attempt.try_number == 1 or lineage.recurs or lineage.has_ghost or attempt.has_hidden or has_job:
+            return None
+        if not self.has_own_names or step.is_resumed or attempt.is_ghost or len(world.steps) > 1:
+            return None
+        (record,) = step.records
+        if record and record["max_tries"] == attempt.max_tries:
+            return None
+        names = [record["job_name"]] if record else [name_of(arn) for arn in step.begin]
+        for name in names:
+            arn = ARN + name
+            creator, job = world.creators.get(arn), world.jobs().get(arn)
+            if job is None or creator is None or creator[0] != self.number or creator == lineage.key:
+                continue
+            is_unfinished = {JobState.WAITING} == {
+                classify_status(each) for each in (step.begin.get(arn, FAILED), job.status)
+            }
+            is_left = record and not record["has_delivered"] and step.begin.get(arn) == ACTIVE
+            # Without a record a task looks for lower numbers only, and lowered `retries` hide a higher one.
+            behind = attempt.max_tries - world.lineages[creator].max_tries
+            is_near = bool(record) or 0 < behind <= 10
+            if (is_unfinished or is_left) and is_near and is_same(attempt.request, job.request):
+                return name
+        return None
 
     def cannot_tell(self, arn):
         """Whether a record, or a Create without an answer, makes a stranger's job look like its own."""
@@ -728,6 +870,7 @@ class Task:
 
     def judge_success(self, attempt, arn, step):
         job = self.world.jobs()[arn]
+        self.delivered.add(arn)
         if arn not in attempt.lineage.taken:
             self.world.blame(f"3: {attempt.lineage.key} succeeds with {name_of(arn)}, which it did not take")
         if self.options.waits and job.status != ACTIVE:
@@ -742,6 +885,9 @@ class Task:
         if isinstance(error, PersonalizeJobExistsError):
             if wrong := self.find_wrong_refusal(attempt, error):
                 self.world.blame(f"4: {who} refuses {name_of(error.job_arn)}, {wrong}: {error}")
+            if not (self.store and self.store.has_failed):
+                # It knows now that the job is another's.
+                self.recorded_free.discard(name_of(error.job_arn))
         elif isinstance(error, (PersonalizeJobFailedError, PersonalizeNewJobFailedError)):
             if self.world.jobs()[error.job_arn].status != FAILED:
                 self.world.blame(f"4: {who} says wrongly that {name_of(error.job_arn)} failed")
@@ -756,8 +902,14 @@ class Task:
         elif isinstance(error, (PersonalizeNoSlotError, PersonalizeJobTimeoutError)):
             if self.world.clock.now() < attempt.start_date + timedelta(seconds=TIMEOUT - 1):
                 self.world.blame(f"4: {who} gives up before its time is over: {error!r}")
-        else:
+        elif not self.is_hindered(attempt, error):
             self.world.blame(f"4: {who} ends in {error!r}")
+
+    def is_hindered(self, attempt, error):
+        """Tell whether an error says truly that AWS refused a look, or that the store did not answer."""
+        if isinstance(error, StateStoreUnavailableError):
+            return bool(self.store) and self.store.has_failed
+        return isinstance(error, PersonalizeRequestError) and attempt.is_denied
 
     def find_wrong_refusal(self, attempt, error):
         """Return what is wrong about refusing a job; ``None`` when nothing is."""
@@ -765,13 +917,17 @@ class Task:
         job, creator = self.world.jobs().get(error.job_arn), self.world.creators.get(error.job_arn)
         if job is None:
             return "which does not exist"
-        if creator == lineage.key and lineage.recurs:
+        if lineage.recurs:
             return None  # Airflow does not tell the two apart, and the record may be that of one between
+        if creator == lineage.key and attempt.is_ghost:
+            return None  # a first try that Airflow has given up does not know of the next one's job
+        if creator == lineage.key and not self.store and attempt.retries != lineage.retries:
+            return None  # a later try may seem to be the first
         if creator == lineage.key:
             is_fail = options.if_exists == "fail" and not self.has_own_names
-            # With `fail` and an explicit name, nothing but a record tells that a job is one's own, and after
-            # a triggerer that died between call and answer, or in two tries at a time, not even that.
-            if is_fail and (not self.store or lineage.is_unanswered or lineage.has_ghost):
+            # With `fail` and an explicit name, nothing but a record tells that a job is one's own, and in two
+            # tries at a time not even that.
+            if is_fail and (not self.store or lineage.has_ghost):
                 return None
             # Without a record, a request that changes from try to try looks like another job; and so it
             # does to two tries at a time.
@@ -779,6 +935,10 @@ class Task:
             if is_changed and (not self.store or lineage.has_ghost):
                 return None
             return "which is its own"
+        if self.has_own_names and creator is None:
+            # Another Airflow's: what is the same and unfinished may be waited for, as it is billed anyway.
+            is_alike = is_same(attempt.request, job.request)
+            return "which is the same" if is_alike and job.status not in (ACTIVE, FAILED) else None
         if self.has_own_names:
             return "whose name is its own"
         is_failed, asked = job.status == FAILED, attempt.request
@@ -860,13 +1020,17 @@ def fire_together(world, tasks, script):
 
 def change(world, chance):
     """Let somebody do something else than run tasks."""
-    what = chance.choice(["retries", "a name", "jobs", "quota"])
+    what = chance.choice(["retries", "a name", "jobs", "quota", "parameters", "the store"])
     world.tell(f"{what} changed")
     if what == "retries":
         chance.choice(world.tasks).retries = chance.randint(0, 3)
     elif what == "a name":
         name, how = chance.choice([NAME, f"{NAME}-2"]), chance.choice(STRANGERS)
         world.take_name(name, how, world.tasks[0].plain_request, chance.choice([PENDING, ACTIVE, FAILED]))
+    elif what == "parameters":
+        chance.choice(world.tasks).edited = chance.choice([None, 30, 40])
+    elif what == "the store":
+        chance.choice(world.tasks).break_store(chance.choice(STORE))
     elif what == "jobs":
         world.end_all(chance.choice([ACTIVE, FAILED]))
     else:
@@ -878,6 +1042,8 @@ def finish(world):
     world.fates = [ACTIVE]
     world.fated = dict.fromkeys(world.fated, ACTIVE)
     for task in world.tasks:
+        if task.store:
+            task.store.faults = 0
         for _ in range(20):
             world.free()
             if task.state == "scheduled":
@@ -922,7 +1088,7 @@ def test_promises_hold_whatever_happens(stage, capsys, job_name, if_exists, has_
         assert explored[what], what
 
 
-# Two stories that chance tells too seldom.
+# Stories that chance tells too seldom.
 
 
 def make_waiting(stage, number=1, **given):
@@ -965,4 +1131,75 @@ def test_of_three_that_wait_for_one_name_with_fail_one_takes_the_job(stage, has_
         task.resume()
     world.check()
     assert sorted(task.state for task in world.tasks) == ["failed", "failed", "success"]
+    assert len(world.creators) == 1
+
+
+def test_what_was_refused_is_not_taken_after_a_clear(stage):
+    """Its record, made while the name was free, proves nothing any more."""
+    world = World(stage, [None])
+    task = Task(world, 0, Options(job_name=NAME, if_exists="fail", deferrable=False, waits=False, retries=0))
+    task.begin([NOTHING, SAME])
+    assert task.state == "failed"
+    task.clear()
+    task.begin()
+    world.check()
+    assert task.state == "failed"
+    assert not any(world.creators.values())
+
+
+@pytest.mark.parametrize("how", STRANGERS)
+def test_a_first_try_takes_only_what_is_the_same_and_unfinished(stage, how):
+    world = World(stage, [ACTIVE])
+    task = Task(world, 0, Options(deferrable=False, waits=False, retries=0))
+    task.begin([how])
+    world.check()
+    assert task.state == ("success" if how == SAME else "failed")
+    assert not any(world.creators.values())
+
+
+@pytest.mark.parametrize("has_store", [True, False])
+def test_a_cleared_task_takes_up_the_job_of_a_lineage_that_failed_where_a_record_tells(stage, has_store):
+    world = World(stage, [None])
+    task = Task(world, 0, Options(deferrable=False, has_store=has_store, retries=0))
+    task.begin()
+    assert task.state == "failed"
+    world.end_all(ACTIVE)
+    task.clear()
+    world.fates = [ACTIVE]
+    task.begin()
+    world.check()
+    assert task.state == "success"
+    assert len(world.creators) == (1 if has_store else 2)
+    # It has succeeded, so that the next clear does it again.
+    task.clear()
+    task.begin()
+    world.check()
+    assert task.state == "success"
+    assert len(world.creators) == (2 if has_store else 3)
+
+
+def test_with_fail_a_job_of_a_triggerer_that_died_is_taken(stage):
+    world = make_waiting(stage, if_exists="fail", waits=False)
+    (task,) = world.tasks
+    task.fire([KILL_AFTER])
+    assert len(world.creators) == 1
+    task.fire()
+    task.resume()
+    world.check()
+    assert task.state == "success"
+    assert task.store.record()["has_delivered"]
+
+
+def test_what_any_try_asked_for_is_its_own(stage):
+    """A job is shown late, the second try dies before its Create, and each try asks for something else."""
+    world = World(stage, [None])
+    task = Task(world, 0, Options(job_name=NAME, deferrable=False, waits=False, retries=2))
+    task.begin([NOTHING, KILL_AFTER])
+    task.edited = 30
+    world.late[ARN + NAME] = 1
+    task.begin([NOTHING, KILL_BEFORE])
+    task.edited = 40
+    task.begin()
+    world.check()
+    assert task.state == "success"
     assert len(world.creators) == 1

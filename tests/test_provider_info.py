@@ -8,8 +8,10 @@ import json
 import re
 import subprocess
 import sys
+from importlib.resources import files
 
 import pytest
+from jsonschema import validate
 
 import airflow_provider_personalize_segments as package
 from airflow_provider_personalize_segments.provider_info import get_provider_info
@@ -41,6 +43,15 @@ def test_every_module_it_names_is_there():
             assert entry["integration-name"] in integrations
             for module in entry["python-modules"]:
                 importlib.import_module(module)
+
+
+def test_airflow_knows_the_setting_and_that_it_is_empty():
+    ((section, described),) = get_provider_info()["config"].items()
+    ((name, option),) = described["options"].items()
+    assert (section, name, option["default"]) == ("personalize", "job_name_prefix", "")
+    assert option["version_added"] == package.__version__
+    schema = json.loads(files("airflow").joinpath("provider_info.schema.json").read_text())
+    validate(get_provider_info(), schema)
 
 
 COMMANDS = {

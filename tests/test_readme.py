@@ -244,6 +244,14 @@ def messages():
     yield str(errors.PersonalizeJobFailedError(arn, "CREATE FAILED", "why"))
     yield str(errors.PersonalizeJobExistsError(arn, "ACTIVE", ["numResults is 7 instead of 25"]))
     yield str(errors.PersonalizeJobExistsError(arn, "ACTIVE"))
+    yield str(errors.PersonalizeJobExistsError(arn, "ACTIVE", ["numResults is 7 instead of 25"], True))
+    yield str(errors.PersonalizeJobExistsError(arn, "ACTIVE", [], True))
+    yield str(errors.StateStoreUnavailableError("read", "the API server is restarting", arn))
+    # test_creating.py and test_once.py produce them.
+    yield "This task's own job differs from the parameters as they are now: its numResults is 7 instead of 8."
+    yield "The task's job from before it was cleared is ACTIVE. Nothing tells whether the task succeeded"
+    yield "job_name of task 'create' changes from try to try, by try_number: before Airflow 3.3"
+    yield "[personalize] job_name_prefix cannot begin a job name. Got '-prod'."
     for problem in (
         "7 of 8 records have an error, more than max_error_rate 0.5 allows",
         "2 of 3 output files are missing: s3://shop/out/a.json.out",

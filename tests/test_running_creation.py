@@ -18,7 +18,7 @@ import boto3
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from lines import IS_BETWEEN
+from lines import HAS_RECORD, IS_BETWEEN
 from running_airflow.harness import IS_AIRFLOW_3, RunningAirflow, kill_process, run_airflow
 
 from airflow_provider_personalize_segments.jobs import BatchJobKind
@@ -30,6 +30,7 @@ OTHER_REGION = "eu-west-1"
 """Of the jobs that sensors wait for, which would take slots otherwise."""
 SLOTS = 5
 MANY = 50
+KILLS = 10
 WORKERS = 8
 POLL_INTERVAL = 1.0
 CALLS_UNTIL_SETTLED = 4
@@ -180,6 +181,8 @@ def running(module_service: Service, tmp_path_factory: pytest.TempPathFactory) -
         "output": OUTPUT,
         "poll_interval": POLL_INTERVAL,
         "many": MANY,
+        "kills": KILLS,
+        "has_record": HAS_RECORD,
         "converted": put_output(local),
         "tables": f"s3://{BUCKET}/tables/",
         "files": [f"s3://{BUCKET}/output-converted/items-{number:02}.json.out" for number in range(FILES)],
@@ -369,6 +372,49 @@ def test_a_create_that_is_killed_anywhere_makes_one_job(
             ran = [each["value"] for each in running.events() if each["task_id"] == f"after.{task}"]
             assert ran == [arn]
             assert running.tasks(f"after.{task}")[f"after.{task}"].try_number == 1
+
+
+def test_a_triggerer_that_is_killed_right_after_each_of_ten_creates_makes_ten_jobs(
+    running: RunningAirflow, service: Service, tell: Callable[[str], None]
+) -> None:
+    version = service.local.add_solution_version("segments")
+    busy = [
+        service.local.add_job(
+            BatchJobKind.SEGMENT,
+            f"often-busy-{number}",
+            solution_version_arn=version,
+            status="CREATE PENDING",
+        )
+        for number in range(SLOTS)
+    ]
+    tasks = [f"often-{number}" for number in range(KILLS)]
+    running.trigger("killed_often")
+    running.wait_until(lambda: running.states(*tasks) == {"deferred": KILLS}, "all wait for a slot")
+    for task in tasks:
+        service.at_creation[task] = lambda: running.kill("triggerer")
+    for number in range(KILLS):
+        # The job that the last triggerer created has taken the slot before.
+        if busy:
+            service.local.set_status(busy.pop(), "ACTIVE")
+        else:
+            service.local.set_status(service.created[number - SLOTS]["batchSegmentJobArn"], "ACTIVE")
+        running.wait_until(lambda: "triggerer" not in running.processes, "the triggerer has died")
+        assert len(service.created) == number + 1
+        tell(f"killed after Create number {number + 1}")
+        running.start_triggerer()
+    waiting = [task_of(job) for job in service.created[SLOTS:]]
+    wait_until_settled(running, service, *waiting)
+    service.end(*waiting)
+    assert running.wait_until_over("killed_often") == "success"
+    attempts, existing = service.attempts(), service.existing()
+    tell(
+        f"{KILLS} kills survived; {attempts.total()} Create calls; {existing.total()} jobs for {KILLS} tasks"
+    )
+    assert len(service.created) == KILLS
+    for task in tasks:
+        (arn,) = service.arns(task)
+        assert existing[task] == 1
+        assert running.xcom("killed_often", task) == arn
 
 
 def test_twenty_tasks_of_which_some_are_killed_make_one_table(

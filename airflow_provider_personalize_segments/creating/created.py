@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_personalize_segments.arns import is_job_arn
+from airflow_provider_personalize_segments.creating.lineage import TaskRecord
 from airflow_provider_personalize_segments.creating.rendered import RenderedParameters
-from airflow_provider_personalize_segments.errors import PersonalizeNewJobFailedError
+from airflow_provider_personalize_segments.errors import PersonalizeNewJobFailedError, PersonalizeOutputError
 from airflow_provider_personalize_segments.jobs import JobState, classify_status
 from airflow_provider_personalize_segments.waiting.steps import WaitingSteps
 
@@ -70,6 +71,7 @@ class CreatedSteps(WaitingSteps):
         if state is JobState.FAILED:
             raise self.job_failure(context, attempt.job or {})
         if not self.parameters.may_wait:
+            self.settle(context)
             return arn
         if state is JobState.ACTIVE:
             self.accept(context, attempt.job or {})
@@ -104,6 +106,33 @@ class CreatedSteps(WaitingSteps):
         """Let later tasks know what the job is, and where its output lies."""
         if job and self.task.do_xcom_push:
             context["ti"].xcom_push(key=JOB_KEY, value=job)
+
+    def accept(self, context: Context, job: dict[str, Any]) -> None:
+        """
+        Judge the output of a job that is ACTIVE, emit its folder, and record that the task is done with it.
+
+        :param context: the task's context
+        :param job: the job as Describe gives it
+        """
+        super().accept(context, job)
+        self.settle(context)
+
+    def _check_output(self, context: Context, job: Mapping[str, Any]) -> None:
+        """Read the output, and record that the task is done with the job when it refuses that."""
+        try:
+            super()._check_output(context, job)
+        except PersonalizeOutputError:
+            self.settle(context)  # a cleared task is to create another job, and not to read this output again
+            raise
+
+    def settle(self, context: Context) -> None:
+        """
+        Record that the task is done with its job, so that it does it again when it is cleared.
+
+        :param context: the task's context
+        """
+        if "ti" in context:
+            TaskRecord(context, self.log).settle(self.awaited_arn)
 
     def result(self, context: Context, job: dict[str, Any]) -> str:
         """

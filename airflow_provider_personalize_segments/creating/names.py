@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from airflow_provider_personalize_segments.arns import MAX_JOB_NAME_LENGTH
 
+MAX_PREFIX_LENGTH = 16
+"""Characters of a deployment's prefix: what is left has room for the run, the map index and the digest."""
 MAX_NUMBER = 99
 """The highest number that a name is given; so often no task is tried."""
 _DIGEST_LENGTH = 12
@@ -40,7 +42,7 @@ class TaskLineage(NamedTuple):
     max_tries: int
 
 
-def derive_job_name(lineage: TaskLineage) -> str:
+def derive_job_name(lineage: TaskLineage, prefix: str = "") -> str:
     """
     Return the job name of a lineage: readable, at most 60 characters, and no other lineage's.
 
@@ -49,28 +51,31 @@ def derive_job_name(lineage: TaskLineage) -> str:
     ``max_tries``. The three characters left are for :func:`number_job_name`.
 
     :param lineage: the lineage
+    :param prefix: what keeps two Airflows apart: the beginning of the name, and part of the digest
     """
     run_id, map_index = lineage.run_id, lineage.map_index
     moment = re.search(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)", run_id, re.ASCII)
     run = "{}{}{}T{}{}{}".format(*moment.groups()) if moment else _clean(run_id)[:_LONGEST_RUN]
-    tail = "-".join(filter(None, (run, str(map_index) if map_index >= 0 else "", _digest(*lineage))))
-    room = _longest(MAX_NUMBER) - len(tail) - 2
+    tail = "-".join(filter(None, (run, str(map_index) if map_index >= 0 else "", _mark(lineage, prefix))))
+    head = _make_head(prefix)
+    room = max(0, _longest(MAX_NUMBER) - len(head) - len(tail) - 2)
     dag, task = _clean(lineage.dag_id), _clean(lineage.task_id)
     # The shorter of the two keeps its name, the longer one gets the rest.
     dag = dag[: max(room // 2, room - len(task))]
     task = task[: room - len(dag)]
-    return re.sub(r"^[-_]+", "", "-".join(filter(None, (dag, task, tail))))
+    return re.sub(r"^[-_]+", "", head + "-".join(filter(None, (dag, task, tail))))
 
 
-def extend_job_name(name: str, lineage: TaskLineage) -> str:
+def extend_job_name(name: str, lineage: TaskLineage, prefix: str = "") -> str:
     """
     Return the name of a lineage's own that begins with a name which a user chose; at most 60 characters.
 
     :param name: the user's name
     :param lineage: the lineage
+    :param prefix: what keeps two Airflows apart: it stands between the user's name and the digest
     """
-    digest = _digest(name, *lineage)
-    return f"{name[: _longest(MAX_NUMBER) - len(digest) - 1]}-{digest}"
+    added = _make_head(prefix) + _mark(lineage, prefix, name)
+    return f"{name[: _longest(MAX_NUMBER) - len(added) - 1]}-{added}"
 
 
 def number_job_name(name: str, number: int) -> str:
@@ -87,6 +92,15 @@ def number_job_name(name: str, number: int) -> str:
     if len(name) > room:
         name = f"{name[: room - _DIGEST_LENGTH - 1]}-{_digest(name)}"
     return f"{name}-{number}"
+
+
+def _make_head(prefix: str) -> str:
+    return f"{prefix}-" if prefix and prefix[-1] not in "-_" else prefix
+
+
+def _mark(lineage: TaskLineage, prefix: str, *name: str) -> str:
+    """Return the digest of a lineage in one Airflow; without a prefix it is that of earlier releases."""
+    return _digest(*name, *lineage, *([prefix] if prefix else []))
 
 
 def _longest(number: int) -> int:

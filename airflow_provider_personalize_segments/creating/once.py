@@ -10,7 +10,7 @@ task never has two jobs, whichever process dies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_personalize_segments.arns import find_job_arn
@@ -62,29 +62,50 @@ class Wanted(NamedTuple):
 
     :param plan: the job under the first of the task's names
     :param if_exists: ``adopt``, ``fail`` or ``new``
-    :param is_own: whether these names belong to the task's lineage alone
+    :param is_own: whether these names belong to the task's lineage alone, if no other Airflow makes them
+    :param is_first: whether this is the lineage's first try, so that no try before can have created a job
     :param kept: the plan that this lineage recorded last, where Airflow keeps records
+    :param requests: what this lineage asked for before under the recorded name, newest first
     :param earlier: names of jobs that earlier lineages of the task may have created, newest first
+    :param has_delivered: whether the lineage before succeeded with its job; ``None`` when no record tells
+    :param spent: a name of this lineage's that one before delivered a job under; empty when there is none
     """
 
     plan: Plan
     if_exists: str = ADOPT
     is_own: bool = True
+    is_first: bool = False
     kept: Plan | None = None
+    requests: tuple[dict[str, Any], ...] = ()
     earlier: tuple[str, ...] = ()
+    has_delivered: bool | None = None
+    spent: str = ""
 
     def plans(self) -> Iterator[Plan]:
-        """Yield the plans in the order in which they are tried; the recorded one comes first."""
-        numbered = [
-            self.plan._replace(job_name=number_job_name(self.plan.job_name, number))
-            for number in range(1, MAX_NUMBER + 1)
-        ]
-        if self.kept:
-            yield self.kept
-            names = [each.job_name for each in numbered]
-            if self.kept.job_name in names:
-                numbered = numbered[names.index(self.kept.job_name) + 1 :]
-        yield from numbered
+        """Yield the plans as rendered now, in the order in which they are tried; a recorded name is first."""
+        names = [number_job_name(self.plan.job_name, number) for number in range(1, MAX_NUMBER + 1)]
+        last = self.kept.job_name if self.kept else self.spent
+        if last in names:
+            names = names[names.index(last) + 1 :]
+        for name in [self.kept.job_name, *names] if self.kept else names:
+            yield self.plan._replace(job_name=name)
+
+    def is_kept(self, plan: Plan) -> bool:
+        """
+        Tell whether this lineage recorded a plan's name before.
+
+        :param plan: the plan
+        """
+        return self.kept is not None and self.kept.job_name == plan.job_name
+
+    def requests_for(self, plan: Plan) -> list[Mapping[str, Any]]:
+        """
+        Return what this lineage may have asked for under a plan's name, the newest first.
+
+        :param plan: the plan
+        """
+        recorded = [self.kept.request, *self.requests] if self.kept and self.is_kept(plan) else []
+        return [plan.request, *recorded]
 
 
 class Found(NamedTuple):
@@ -109,6 +130,8 @@ class Attempt(NamedTuple):
     :param reason: why there is no job yet
     :param is_full: whether that is because AWS lets no more jobs run at a time
     :param is_throttled: whether that is because AWS lets no more calls be made at a time
+    :param may_be_own: whether a triggerer that died may have created the job for the same task: no other task
+        that waits in this triggerer did
     """
 
     job_arn: str | None = None
@@ -117,6 +140,7 @@ class Attempt(NamedTuple):
     reason: str | None = None
     is_full: bool = False
     is_throttled: bool = False
+    may_be_own: bool = False
 
 
 # --- Finding --------------------------------------------------------------------------------------
@@ -133,13 +157,14 @@ def find(hook: PersonalizeHook, wanted: Wanted, log: Log) -> Found:
     :raises PersonalizeUnavailableError: when AWS does not answer; nothing is decided then
     :raises InvalidParameterError: when all numbers of the name are taken
     """
+    has_seen_none = True
     for plan in wanted.plans():
         job = look(hook, plan)
         if job is None:
-            is_first = plan in (wanted.plan, wanted.kept)
-            earlier = _find_earlier(hook, wanted) if is_first and not wanted.kept else None
-            return earlier or Found(plan)
-        if may_take(wanted, plan, job, log, is_own=plan is wanted.kept):
+            may_look_back = has_seen_none and not wanted.kept
+            return (_find_earlier(hook, wanted, log) if may_look_back else None) or Found(plan)
+        has_seen_none = False
+        if may_take(wanted, plan, job, log, is_own=wanted.is_kept(plan), was_there=True):
             return Found(plan, job)
         log.info("The job %s is %s; trying the next name.", plan.job_name, clean_line(job["status"]))
     raise InvalidParameterError(
@@ -148,68 +173,106 @@ def find(hook: PersonalizeHook, wanted: Wanted, log: Log) -> Found:
     )
 
 
-def may_take(wanted: Wanted, plan: Plan, job: dict[str, Any], log: Log, *, is_own: bool = False) -> bool:
+def may_take(
+    wanted: Wanted,
+    plan: Plan,
+    job: dict[str, Any],
+    log: Log,
+    *,
+    is_own: bool = False,
+    was_there: bool = False,
+) -> bool:
     """
     Judge a job that has a name of the task's.
+
+    A name of the lineage's own tells that a job is its own, but for what the *first* try finds: a DAG run of
+    the same ID, deleted since, or another Airflow made that.
 
     :param wanted: the job that the task wants
     :param plan: the plan whose name the job has
     :param job: the job as Describe gives it, as plain JSON
     :param log: the task's log
-    :param is_own: whether a record or an unanswered Create tells that a job of an explicit name is the
-        lineage's own, unless it is another than was planned
+    :param is_own: whether a record or an unanswered Create tells that a job is the lineage's own, unless it
+        is another than was planned
+    :param was_there: whether the job was there when this try began
     :returns: whether the task takes it; ``False`` when it failed, so that the next name may be tried
     :raises PersonalizeJobExistsError: when it is neither
     """
-    has_failed = classify_status(job["status"]) is JobState.FAILED
+    state = classify_status(job["status"])
+    has_failed = state is JobState.FAILED
+    requests = wanted.requests_for(plan)
     differences = find_differences(plan.kind, plan.request, job, is_strict=not is_own)
     if wanted.is_own:
         if has_failed:
             return False
-        if others := find_other_environment(plan.kind, plan.request, job):
-            raise PersonalizeJobExistsError(plan.job_arn, job["status"], others)
-        if differences:
-            log.warning(
-                "This task's own job differs from the parameters as they are now: its %s. (%s)",
-                "; ".join(differences),
-                plan.job_arn,
-            )
+        if wanted.is_first and not is_own:
+            differences = find_differences(plan.kind, plan.request, job, is_strict=was_there)
+            if differences or (was_there and state is JobState.ACTIVE):
+                raise PersonalizeJobExistsError(plan.job_arn, job["status"], differences, True)
+            return True
+        if all(others := [find_other_environment(plan.kind, each, job) for each in requests]):
+            raise PersonalizeJobExistsError(plan.job_arn, job["status"], others[0], True)
+        _warn_of_differences(differences, plan, log)
         return True
     # The task's own, of an earlier lineage, which recorded it.
-    is_earlier = plan.job_name in wanted.earlier and is_unfinished_or_failed(job)
+    is_spent = state is JobState.ACTIVE and wanted.has_delivered is not False
+    is_earlier = plan.job_name in wanted.earlier and not is_spent
     if wanted.if_exists == FAIL and not is_own and not is_earlier:
         raise PersonalizeJobExistsError(plan.job_arn, job["status"], differences)
     if has_failed:
         return False
-    if differences:
+    if all(find_differences(plan.kind, each, job, is_strict=not is_own) for each in requests):
         raise PersonalizeJobExistsError(plan.job_arn, job["status"], differences)
+    _warn_of_differences(differences, plan, log)
     return True
 
 
-def is_unfinished_or_failed(job: dict[str, Any]) -> bool:
+def _warn_of_differences(differences: Sequence[str], plan: Plan, log: Log) -> None:
+    """Say that an earlier try created the job with other parameters; nobody pays twice for a correction."""
+    if differences:
+        log.warning(
+            "This task's own job differs from the parameters as they are now: its %s. To create another, "
+            "clear the task when this job is over. (%s)",
+            "; ".join(differences),
+            plan.job_arn,
+        )
+
+
+def _find_earlier(hook: PersonalizeHook, wanted: Wanted, log: Log) -> Found | None:
     """
-    Tell whether a job is anything but ACTIVE.
+    Return the job of an earlier lineage that a cleared task takes, if it is the same.
 
-    :param job: the job as Describe gives it
+    One that is unfinished is billed, and nothing stops it. One that became ACTIVE after its lineage had
+    failed went well, and nobody pays twice for that; only a record tells.
     """
-    return classify_status(job["status"]) is not JobState.ACTIVE
-
-
-def _find_earlier(hook: PersonalizeHook, wanted: Wanted) -> Found | None:
-    """Return an unfinished job of an earlier lineage that is the same: it is billed, and nothing stops it."""
-    looks = 0
+    looks, passed_by = 0, None
     for first in wanted.earlier:
         for number in range(1, MAX_NUMBER + 1):
             if looks == MAX_LOOKS_BACK:
-                return None
+                break
             plan = wanted.plan._replace(job_name=number_job_name(first, number))
             job = look(hook, plan)
             looks += 1
-            state = None if job is None else classify_status(job["status"])
-            if state is JobState.WAITING and job and not find_differences(plan.kind, plan.request, job):
-                return Found(plan, job)
-            if state is not JobState.FAILED:
+            if job is None:
                 break
+            state = classify_status(job["status"])
+            if state is JobState.FAILED:
+                continue
+            is_same = not find_differences(plan.kind, plan.request, job)
+            # What was created was recorded before, so no number behind the recorded name is the lineage's.
+            is_left = wanted.has_delivered is False and number == 1
+            if is_same and (state is JobState.WAITING or is_left):
+                return Found(plan, job)
+            if is_same and wanted.has_delivered is None:
+                passed_by = passed_by or plan
+            break
+    if passed_by:
+        log.warning(
+            "The task's job from before it was cleared is ACTIVE. Nothing tells whether the task succeeded "
+            "with it, so the task does it again, and creates another. To take such a job, do not clear the "
+            "task: mark it as success, or let a sensor wait for the ARN. (%s)",
+            passed_by.job_arn,
+        )
     return None
 
 

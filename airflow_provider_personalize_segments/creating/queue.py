@@ -55,6 +55,7 @@ class Ticket:
         "is_attempted",
         "is_over",
         "is_passed_by",
+        "is_taken",
         "order",
         "reason",
         "refusals",
@@ -72,6 +73,7 @@ class Ticket:
         self.is_attempted = False
         self.is_over = False
         self.is_passed_by = False
+        self.is_taken = False
         self.reason: str | None = None
         self.future: asyncio.Future[Attempt | BaseException] = asyncio.get_running_loop().create_future()
 
@@ -210,6 +212,11 @@ class SlotQueue(ConnectionPart):
     def _hand_out(self, ticket: Ticket, answer: Attempt | BaseException) -> None:
         if ticket in self._tickets:
             self._tickets.remove(ticket)
+        if isinstance(answer, Attempt) and answer.job:
+            answer = answer._replace(may_be_own=not ticket.is_taken)
+        elif isinstance(answer, Attempt) and answer.job_arn:
+            for each in self._tickets:
+                each.is_taken = each.is_taken or each.creation.plan.job_arn == answer.job_arn
         if not ticket.future.done():
             ticket.future.set_result(answer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_personalize_segments.airflow_compat import (
@@ -11,7 +12,11 @@ from airflow_provider_personalize_segments.airflow_compat import (
 )
 from airflow_provider_personalize_segments.creating.lineage import TaskRecord, make_wanted
 from airflow_provider_personalize_segments.creating.once import ADOPT, FAIL, IF_EXISTS, Plan
-from airflow_provider_personalize_segments.creating.requests import build_request, read_job_name
+from airflow_provider_personalize_segments.creating.requests import (
+    build_request,
+    read_job_name,
+    read_job_name_prefix,
+)
 from airflow_provider_personalize_segments.parameters import read_bool, read_choice, read_seconds
 from airflow_provider_personalize_segments.waiting.pace import Pace
 
@@ -33,6 +38,13 @@ REQUEST_PARAMETERS = (
     "output_kms_key_arn",
     "tags",
 )
+
+
+_CHANGES_BY_TRY = (
+    r"\btry_number\b|\b(?:now|utcnow|today|uuid[1-8])\s*\(|\brandom\b|\btime\.time\b"
+    r"|\b(?:ti|task_instance)\.(?:start_date|queued_dttm|hostname|pid|job_id|id)\b"
+)
+"""What a template may name that is another at the task's next try."""
 
 
 class RenderedParameters:
@@ -113,9 +125,39 @@ class RenderedParameters:
         name = read_job_name(self._render("job_name", str, context), task.source_of("job_name"))
         plan = Plan(task.kind, name or "", self.build_request(context))
         if_exists = read_choice(task.if_exists, IF_EXISTS, task.source_of("if_exists")) or ADOPT
-        is_first_try = context["ti"].try_number <= 1
-        known = record.recall() if is_resumed or not is_first_try else None
-        return make_wanted(record.lineage, plan, if_exists, known, is_first_try=is_first_try), record
+        prefix = read_job_name_prefix(conf.get("personalize", "job_name_prefix", fallback=None))
+        number = context["ti"].try_number
+        has_run = number > 1
+        wanted = make_wanted(
+            record.lineage,
+            plan,
+            if_exists,
+            record.recall() if is_resumed or has_run else None,
+            prefix,
+            has_run=has_run,
+            # A clear allows `retries` more; who edits them in between may be told so of a later try.
+            is_first=not has_run or number == record.lineage.max_tries - (task.retries or 0) + 1,
+            is_resumed=is_resumed,
+        )
+        return wanted, record
+
+    def find_name_warning(self, context: Context) -> str | None:
+        """
+        Return what is wrong with a ``job_name`` that another try renders otherwise; ``None`` when nothing is.
+
+        :param context: the task's context
+        """
+        written = self._task.written_texts["job_name"]
+        if not isinstance(written, str) or find_task_state_store(context) is not None:
+            return None
+        templates = re.findall(r"{[{%].*?[%}]}", written, re.DOTALL)
+        if not (found := next(filter(None, (re.search(_CHANGES_BY_TRY, each) for each in templates)), None)):
+            return None
+        return (
+            f"{self._task.source_of('job_name')} changes from try to try, by {found[0].rstrip('( ')}: before "
+            "Airflow 3.3 a retry looks for the job under another name, and creates a second one, which is "
+            "billed, too. Leave job_name out, or take what stays the same, such as {{ ts_nodash }}."
+        )
 
     def may_create_next(self, context: Context) -> bool:
         """

@@ -22,6 +22,7 @@ from airflow_provider_personalize_segments.creating.extra_members import (
     SourceOf,
     read_extras,
 )
+from airflow_provider_personalize_segments.creating.names import MAX_PREFIX_LENGTH
 from airflow_provider_personalize_segments.jobs import BatchJobKind
 from airflow_provider_personalize_segments.parameters import (
     read_count,
@@ -74,6 +75,27 @@ def read_job_name(value: object, source: str) -> str | None:
             "Expected 1 to 63 letters, digits, '-' and '_', the first a letter or digit.",
         )
     return name
+
+
+def read_job_name_prefix(value: object) -> str:
+    """
+    Return what ``[personalize] job_name_prefix`` says; empty unless it is set.
+
+    :param value: the setting
+    """
+    source = "[personalize] job_name_prefix"
+    prefix = (read_text(value, source) or "").strip()
+    if prefix and (len(prefix) > MAX_PREFIX_LENGTH or not re.fullmatch(JOB_NAME_PATTERN, prefix)):
+        raise wrong_value(
+            source,
+            f"cannot begin a job name, having {len(prefix)} characters"
+            if len(prefix) > MAX_PREFIX_LENGTH
+            else "cannot begin a job name",
+            prefix,
+            f"Expected at most {MAX_PREFIX_LENGTH} letters, digits, '-' and '_', the first a letter or digit. "
+            "Correct the setting, or the variable AIRFLOW__PERSONALIZE__JOB_NAME_PREFIX, where tasks run.",
+        )
+    return prefix
 
 
 def build_request(

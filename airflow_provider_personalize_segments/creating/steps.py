@@ -88,12 +88,14 @@ class CreatingSteps(CreatedSteps):
                 self._check_outlets(wanted.plan)
         for warning in find_path_warnings(wanted.plan.request):
             self.log.warning(warning)
+        if name_warning := self.parameters.find_name_warning(context):
+            self.log.warning(name_warning)
         return self.go_on(context, self._have_job(context, wanted, record, deadline), deadline)
 
     def _find_wanted(self, context: Context, *, is_resumed: bool = False) -> tuple[Wanted, TaskRecord]:
         """Return the job that the task wants, and its record; what is wanted becomes the task's plan."""
         wanted, record = self.parameters.find_wanted(context, is_resumed=is_resumed)
-        self.plan = self.plan or wanted.kept or wanted.plan
+        self.plan = self.plan or next(wanted.plans())
         return wanted, record
 
     def _check_outlets(self, plan: Plan) -> None:
@@ -131,12 +133,11 @@ class CreatingSteps(CreatedSteps):
         self.plan = plan
         if job is None and self.parameters.may_check_input:
             self._check_input(plan, pauses, deadline)
-        # Without a record, `fail` cannot tell the task's own job by an explicit name.
-        record.keep(plan, is_needed=not wanted.is_own and wanted.if_exists == FAIL)
+        if job is None or not wanted.is_kept(plan):
+            record.keep(plan)
         if job is not None:
-            # No earlier try can have made a job that the first try finds: its run is repeated.
-            is_new = plan is wanted.kept or (wanted.is_own and context["ti"].try_number > 1)
-            self._tell_adopted(plan, job, is_new=is_new)
+            # Under a name of its own, a first try takes an ACTIVE job only where a record tells of it.
+            self._tell_adopted(plan, job, is_new=wanted.is_own or wanted.is_kept(plan))
             return Attempt(plan.job_arn, job)
         creation = Creation(plan, self.log)
         while (attempt := creation.attempt(hook)).job_arn is None:
@@ -167,7 +168,9 @@ class CreatingSteps(CreatedSteps):
         if attempt.job is None:
             return
         try:
-            is_own = attempt.is_own or plan is wanted.kept
+            # A record of this very try was made while the name was free: another task may have had it since.
+            is_recorded = wanted.is_kept(plan) and (attempt.may_be_own or not wanted.is_first)
+            is_own = attempt.is_own or is_recorded
             may_take(wanted, plan, attempt.job, self.log, is_own=is_own)
         except PersonalizeJobExistsError:
             record.forget()
@@ -246,7 +249,12 @@ class CreatingSteps(CreatedSteps):
             )
         if ending.outcome == Outcome.ERROR:
             raise load_error(ending.error)
-        attempt = Attempt(ending.job_arn, ending.job, is_own=ending.outcome == Outcome.CREATED)
+        attempt = Attempt(
+            ending.job_arn,
+            ending.job,
+            is_own=ending.outcome == Outcome.CREATED,
+            may_be_own=bool(ending.may_be_own),
+        )
         if attempt.job is not None:
             with fail_on_invalid_parameters():
                 wanted, record = self._find_wanted(context, is_resumed=True)
@@ -274,15 +282,18 @@ class CreatingSteps(CreatedSteps):
 
     def _find_last(self, context: Context, reason: str | None) -> Attempt:
         """Find the job that the triggerer may have created before it was heard of no more."""
-        deferred = self.plan
+        plan = self.plan
         with fail_on_invalid_parameters():
             wanted, _ = self._find_wanted(context, is_resumed=True)
-        plan, hook = deferred or wanted.kept, self.task.hook.with_limit(self.call_limit).without_retries()
+        # `airflow dags test`, and Airflow's own timeout, resume a task without its plan.
+        plan = plan or (self.plan if wanted.kept else None)
+        hook = self.task.hook.with_limit(self.call_limit).without_retries()
         try:
             if plan is None:
-                plan, job = find(hook, wanted, self.log)
+                # What the first try finds by now may be what its trigger has created.
+                plan, job = find(hook, wanted._replace(is_first=False), self.log)
             elif (job := look(hook, plan)) is not None:
-                is_own = plan is wanted.kept or self._is_unanswered
+                is_own = wanted.is_kept(plan) or self._is_unanswered
                 may_take(wanted, plan, job, self.log, is_own=is_own)
         except PersonalizeUnavailableError as error:
             plan = plan or wanted.plan

@@ -32,10 +32,16 @@ class CreateBatchJobOperator(JobWaitingTask):
     there are ``retries``; the last try fails with :class:`~.errors.PersonalizeJobFailedError`, those before
     it with :class:`~.errors.PersonalizeNewJobFailedError`.
 
-    **Cleared.** To clear a task without ``job_name``, or with ``if_exists="new"``, means to do it again: the
-    task creates a new job, unless its last one is unfinished and the same; it waits for that one. With a
-    ``job_name``, ``if_exists`` decides: ``adopt`` takes the job of that name, even an ACTIVE one, and
-    computes nothing.
+    **Cleared.** To clear a task that succeeded, without ``job_name`` or with ``if_exists="new"``, means to do
+    it again: the task creates a new job. To clear one that failed means to take up its job, if that is the
+    same: while it is unfinished on every Airflow, and from 3.3 on, where a record tells, also when it is
+    ACTIVE by now. With a ``job_name``, ``if_exists`` decides: ``adopt`` takes the job of that name, even an
+    ACTIVE one, and computes nothing.
+
+    **Found by the first try.** A job that has the task's own name before the task has tried is a deleted
+    run's, or another Airflow's. It is waited for while it is unfinished and the same in everything but tags;
+    else the task fails with :class:`~.errors.PersonalizeJobExistsError`. ``[personalize] job_name_prefix``
+    keeps the names of two Airflows apart.
 
     **No slot.** When as many jobs run as AWS allows, five of a kind and region, the task waits for a slot
     until ``timeout``, in the triggerer when it is deferrable. Throttling, 5xx and network faults are waited
@@ -50,7 +56,8 @@ class CreateBatchJobOperator(JobWaitingTask):
         folder with a slash
     :param output_path: the S3 path of the output folder, neither the input's nor under it
     :param job_name: the job's name, 1 to 63 letters, digits, ``-`` and ``_``; ``None`` (the default) derives
-        it from the task instance
+        it from the task instance. It must be the same at every try: before Airflow 3.3 a retry under another
+        name creates a second job, which is billed, too
     :param filter_arn: the ARN of a filter; ``None`` (the default) means no filter
     :param num_results: how many users or items each line of input gets, 1 or more, 5,000,000 users at most;
         ``None`` (the default) means 25

@@ -89,5 +89,5 @@ class PersonalizeCreateBatchJobTrigger(PersonalizeTrigger):
             return self._time_left()[1]
         if isinstance(answer, BaseException):
             raise answer.with_traceback(None)
-        self._job_arn, self._last_job = answer.job_arn, answer.job
+        self._job_arn, self._last_job, self._may_be_own = answer.job_arn, answer.job, answer.may_be_own
         return Outcome.CREATED if answer.is_own else Outcome.EXISTS

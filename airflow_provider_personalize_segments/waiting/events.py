@@ -48,6 +48,7 @@ class Event:
     :param reason: why there is no job yet; ``None`` when there is one
     :param is_unanswered: whether a Create had no answer, so that a job of its name is the task's own
     :param error: the error that ended the trigger, as :func:`dump_error` gives it, or ``None``
+    :param may_be_own: whether a triggerer that died may have created a job that exists, for the same task
     """
 
     outcome: str
@@ -57,6 +58,7 @@ class Event:
     reason: str | None = None
     is_unanswered: bool = False
     error: dict[str, Any] | None = None
+    may_be_own: bool = False
 
     def dump(self) -> dict[str, Any]:
         """Return the event as a dict, with its version."""

@@ -71,6 +71,7 @@ class PersonalizeTrigger(StoredTrigger):
         self._last_job: dict[str, Any] | None = None
         self._reason: str | None = None
         self._is_unanswered = False
+        self._may_be_own = False
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield one event."""
@@ -89,6 +90,7 @@ class PersonalizeTrigger(StoredTrigger):
             self._reason,
             self._is_unanswered,
             None if error is None else dump_error(error),
+            self._may_be_own,
         )
         # All of it once more: an event that cannot be encoded ends Airflow's triggerer.
         yield TriggerEvent(make_json_safe(event.dump()))  # type: ignore[no-untyped-call]  # not annotated

@@ -165,6 +165,12 @@ with DAG("killed_in_queue", **START):
     ):
         each >> Downstream(task_id=f"after.{each.task_id}")
 
+with DAG("killed_often", **START):
+    for each in range(PLAN["kills"]):
+        # Only a record tells a task with `fail` that the job is its own.
+        chosen = {"job_name": f"often-{each}", "if_exists": "fail"} if PLAN["has_record"] and each % 2 else {}
+        create(Create, f"often-{each}", **chosen)
+
 with DAG("quota", max_active_tasks=64, **START):
     Create.partial(
         task_id="many",
