@@ -854,9 +854,9 @@ class TestOtherAirflows:
         with pytest.raises(InvalidParameterError) as caught:
             execute(local)
         assert str(caught.value) == (
-            f"[personalize] job_name_prefix cannot begin a job name{length}. "
-            "Expected at most 16 letters, digits, '-' and '_', the first a letter or digit. Correct the "
-            f"setting, or the variable AIRFLOW__PERSONALIZE__JOB_NAME_PREFIX, where tasks run. Got {prefix!r}."
+            f"[personalize] job_name_prefix cannot begin a job name{length}. Expected at most 16 letters, "
+            "digits, '-' and '_', the first a letter or a digit. Correct the setting, or the variable "
+            f"AIRFLOW__PERSONALIZE__JOB_NAME_PREFIX, where tasks run. Got {prefix!r}."
         )
         assert len(local.calls) == 0
 

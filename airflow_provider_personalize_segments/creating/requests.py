@@ -92,8 +92,9 @@ def read_job_name_prefix(value: object) -> str:
             if len(prefix) > MAX_PREFIX_LENGTH
             else "cannot begin a job name",
             prefix,
-            f"Expected at most {MAX_PREFIX_LENGTH} letters, digits, '-' and '_', the first a letter or digit. "
-            "Correct the setting, or the variable AIRFLOW__PERSONALIZE__JOB_NAME_PREFIX, where tasks run.",
+            f"Expected at most {MAX_PREFIX_LENGTH} letters, digits, '-' and '_', the first a letter or a "
+            "digit. Correct the setting, or the variable AIRFLOW__PERSONALIZE__JOB_NAME_PREFIX, where tasks "
+            "run.",
         )
     return prefix
 
