@@ -11,6 +11,7 @@ from botocore.session import Session
 
 LOOKUPS, PAUSE = 3, 1.0
 """How often a name is looked up before it is said not to resolve, and the seconds in between."""
+_NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
 def is_unknown(region: str | None, endpoint_url: str) -> bool:
@@ -23,12 +24,15 @@ def is_unknown(region: str | None, endpoint_url: str) -> bool:
     :param endpoint_url: the client's endpoint; any that somebody has configured is known
     """
     host = urlsplit(endpoint_url).hostname or ""
-    return bool(region) and host.startswith(f"personalize.{region}.") and region not in _known_regions()
+    made_up = (f"personalize.{region}.", f"personalize-fips.{region}.")
+    return bool(region) and host.startswith(made_up) and region not in _known_regions()
 
 
 def resolves(endpoint_url: str) -> bool:
     """
     Tell whether the host name of an endpoint resolves, at one of a few attempts; blocks for seconds.
+
+    A name server that does not answer is no word about the name: then it may resolve.
 
     :param endpoint_url: the endpoint
     """
@@ -37,15 +41,18 @@ def resolves(endpoint_url: str) -> bool:
             time.sleep(PAUSE)
         try:
             socket.getaddrinfo(urlsplit(endpoint_url).hostname, 443)
-        except OSError:
-            continue
-        return True
+        except OSError as error:
+            if error.errno not in _NO_SUCH_NAME:
+                return True
+        else:
+            return True
     return False
 
 
 @cache
 def _known_regions() -> frozenset[str]:
-    session = Session()
+    # Whatever profile the machine's settings name, it may not be there, and is of no concern here.
+    session = Session(session_vars={"profile": (None, None, None, None)})
     return frozenset(
         region
         for partition in session.get_available_partitions()

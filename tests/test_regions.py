@@ -41,11 +41,13 @@ def names(monkeypatch):
     found, asked, look_up = {}, [], socket.getaddrinfo
 
     def get_address(host, *args, **kwargs):
-        if not str(host).startswith("personalize."):
+        if not str(host).startswith(("personalize.", "personalize-fips.")):
             return look_up(host, *args, **kwargs)
         asked.append(host)
         if host not in found:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        if found[host] is None:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return look_up(found[host], *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", get_address)
@@ -106,6 +108,25 @@ def test_an_unknown_region_whose_name_resolves_is_waited_for(connect, names, rea
     with pytest.raises(PersonalizeJobTimeoutError, match="EndpointConnectionError: Could not connect"):
         wait("us-esat-1")
     assert sum(WARNING in line for line in read_log()) == 1
+
+
+def test_an_unknown_region_is_waited_for_while_no_name_server_answers(connect, names):
+    names["personalize.us-esat-1.amazonaws.com"] = None
+    with pytest.raises(PersonalizeJobTimeoutError, match="EndpointConnectionError: Could not connect"):
+        wait("us-esat-1")
+
+
+def test_a_fips_endpoint_hides_no_typing_error(connect, names):
+    connect(config_kwargs={"use_fips_endpoint": True})
+    with pytest.raises(PersonalizeRequestError, match="^UnknownRegion: .*personalize-fips.us-esat-1"):
+        wait("us-esat-1")
+
+
+def test_a_profile_that_is_not_there_is_of_no_concern(monkeypatch):
+    regions._known_regions.cache_clear()
+    monkeypatch.setenv("AWS_PROFILE", "laptop")
+    assert regions.is_unknown("us-esat-1", "https://personalize.us-esat-1.amazonaws.com")
+    assert not regions.is_unknown("us-east-1", "https://personalize.us-east-1.amazonaws.com")
 
 
 def test_an_endpoint_of_the_connections_silences_it(connect, read_log):
