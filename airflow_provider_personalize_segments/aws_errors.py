@@ -25,7 +25,7 @@ from airflow_provider_personalize_segments.errors import (
     PersonalizeRequestError,
     PersonalizeUnavailableError,
 )
-from airflow_provider_personalize_segments.lacks import LACK_ADVICE, is_about_file, is_lack
+from airflow_provider_personalize_segments.lacks import is_about_file, is_lack, make_lack
 
 _TRANSIENT_CODES = THROTTLING_CODES | {
     # The service's common errors (https://docs.aws.amazon.com/personalize/latest/dg/CommonErrors.html), all
@@ -141,10 +141,7 @@ def explain_lack(
     """
     if isinstance(error, (ClientError, PersonalizeError, *_TRANSIENT_ERRORS)) or not is_lack(error):
         return None
-    about = (operation, subject, region, aws_conn_id, type(error).__name__, str(error))
-    lack = PersonalizeUnavailableError(*about, LACK_ADVICE)
-    lack.is_called = False
-    return lack
+    return make_lack(error, operation, subject, region, aws_conn_id)
 
 
 def are_credentials_refused(error: PersonalizeRequestError) -> bool:

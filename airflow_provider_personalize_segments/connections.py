@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from airflow_provider_personalize_segments.airflow_compat import run_beside_loop
 from airflow_provider_personalize_segments.bounded_calls import DaemonThreads
+from airflow_provider_personalize_segments.errors import PersonalizeError, PersonalizeRequestError
+from airflow_provider_personalize_segments.lacks import is_lack, make_lack
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.connection_settings import ConnectionSettings
@@ -188,17 +190,13 @@ class SharedConnection:
         try:
             return await self._call_in_thread(ask)
         except Exception as error:
-            # Not at the top: DAG files that watch load this module, and need no botocore.
-            from airflow_provider_personalize_segments.aws_errors import explain_lack
-
-            about = ("Calling AWS", "the triggerer", self.settings.region_name, self.settings.aws_conn_id)
-            if (lack := explain_lack(error, *about)) is None:
+            # By what is loaded already: without file descriptors no module can be.
+            if isinstance(error, PersonalizeError) or not is_lack(error):
                 raise
-            raise lack from error
+            about = ("Calling AWS", "the triggerer", self.settings.region_name, self.settings.aws_conn_id)
+            raise make_lack(error, *about) from error
 
     async def _call_in_thread(self, ask: Callable[[PersonalizeHook], Answer]) -> Answer:
-        from airflow_provider_personalize_segments.errors import PersonalizeRequestError
-
         reading = self._read_hook()
         hook = await asyncio.shield(reading)
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+from airflow_provider_personalize_segments.errors import PersonalizeUnavailableError
+
 _LACKS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _FINAL = {
     errno.EACCES,
@@ -48,3 +50,19 @@ def is_lack(error: BaseException) -> bool:
     except OSError:
         return True
     return False
+
+
+def make_lack(
+    error: BaseException, operation: str, subject: str, region: str | None, aws_conn_id: str | None
+) -> PersonalizeUnavailableError:
+    """
+    Return our error for one that came of a lack.
+
+    :param error: what was raised
+    :param operation: what was to be done, such as an API operation
+    :param subject: as all that follow: see :class:`~.errors.PersonalizeUnavailableError`
+    """
+    about = (operation, subject, region, aws_conn_id, type(error).__name__, str(error))
+    lack = PersonalizeUnavailableError(*about, LACK_ADVICE)
+    lack.is_called = False
+    return lack

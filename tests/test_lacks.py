@@ -7,6 +7,8 @@ import errno
 import json
 import os
 import resource
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from importlib import import_module
@@ -191,3 +193,44 @@ class TestThreads:
                 assert second.result(30) == "done"
         finally:
             pool.shutdown()
+
+
+IN_A_NEW_TRIGGERER = """
+import asyncio, os, resource, sys
+from datetime import UTC, datetime, timedelta
+from airflow_provider_personalize_segments.triggers import PersonalizeBatchJobTrigger
+from airflow_provider_personalize_segments.waiting import trigger as module
+
+async def main():
+    module.LONGEST_PAUSE = 0.0
+    deadline = (datetime.now(UTC) + timedelta(seconds=4)).isoformat()
+    trigger = PersonalizeBatchJobTrigger(sys.argv[1], deadline=deadline, poke_interval=0.5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    asyncio.get_running_loop().call_later(2, resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+    async for event in trigger.run():
+        print("botocore" in sys.modules, event.payload["outcome"], event.payload["error"])
+
+print("botocore" in sys.modules)
+asyncio.run(main())
+"""
+
+
+def test_a_triggerer_that_has_loaded_nothing_yet_goes_on():
+    """A module that explains the lack cannot be loaded while it lasts."""
+    connection = {
+        "conn_type": "aws",
+        "login": "a",
+        "password": "b",
+        "extra": {"endpoint_url": "http://127.0.0.1:1"},
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_NEW_TRIGGERER, ARN],
+        env={**os.environ, "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.splitlines()[0] == "False"
+    assert done.stdout.splitlines()[-1] == "True timeout None", done.stdout + done.stderr
