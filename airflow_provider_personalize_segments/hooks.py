@@ -52,8 +52,8 @@ class PersonalizeHook(PersonalizeClients):
     :class:`~.errors.ConnectionNotFoundError`. Those that read S3 raise :class:`~.errors.S3RefusedError` and
     :class:`~.errors.S3UnavailableError`, too. :attr:`conn` raises botocore's own.
 
-    :param aws_conn_id: the Airflow connection, ``aws_default`` unless given; ``None`` or empty means the
-        credentials that boto3 finds by itself
+    :param aws_conn_id: the Airflow connection, ``aws_default`` unless given; ``None`` means the credentials
+        that boto3 finds by itself, and empty text is an error
     :param region_name: the AWS region; ``None`` (the default) means the region of the ARN that a call is
         about where there is one, then the connection's, then boto3's
     :param verify: whether to verify TLS certificates, or the path of a CA bundle; ``None`` means the

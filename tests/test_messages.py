@@ -468,6 +468,26 @@ class TestReporter:
         ]
         assert reporter.fault == "ThrottlingException: slow."
 
+    def test_gives_a_sign_of_life_in_the_triggerer_however_long_the_task_has_been_waiting(self):
+        log = Log()
+        now = datetime(2026, 11, 25, tzinfo=UTC)
+        with time_machine.travel(now, tick=False) as clock:
+            reporter = Reporter(log, ARN, now - timedelta(minutes=20), is_told=True)
+            for _ in range(5):
+                clock.shift(60)
+                reporter.tell(Verdict(JobState.WAITING, {"status": "CREATE IN_PROGRESS"}))
+        assert log.lines == [f"Still waiting after 21 min: the job is CREATE IN_PROGRESS. ({ARN})"]
+
+    def test_warns_in_the_triggerer_of_a_status_that_nobody_documented(self):
+        log = Log()
+        reporter = Reporter(log, ARN, is_told=True)
+        for _ in range(2):
+            reporter.tell(Verdict(JobState.WAITING, {"status": "HALF ACTIVE"}))
+        assert log.lines == [
+            f"The job is HALF ACTIVE. ({ARN})",
+            f"The status 'HALF ACTIVE' is not documented. Waiting on: only ACTIVE is success. ({ARN})",
+        ]
+
     def test_forgets_a_fault_when_aws_answers(self):
         reporter = Reporter(Log(), ARN)
         reporter.tell(Verdict(JobState.WAITING, no_answer="ThrottlingException: slow."))
@@ -570,7 +590,7 @@ class TestLogOfAWait:
             sensor.execute({"ti": ti})
         assert type(caught.value).__name__ == "TaskDeferred"
         assert (
-            "The triggerer goes on. If no line of its own follows here within 2 min, see whether a triggerer "
+            "The triggerer goes on. If no line of its own follows here within 3 min, see whether a triggerer "
             f"runs (airflow jobs check --job-type TriggererJob) and has room ([triggerer] capacity). ({ARN})"
         ) in read_log()[-1]
 

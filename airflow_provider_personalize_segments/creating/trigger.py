@@ -72,7 +72,7 @@ class PersonalizeCreateBatchJobTrigger(PersonalizeTrigger):
         region = parse_solution_version_arn(self.request["solutionVersionArn"])
         queue = shared_queue(self._settings(region), self.kind)
         since = datetime.fromisoformat(self.waiting_since) if self.waiting_since else datetime.now(UTC)
-        reporter = Reporter(self.log, f"a slot to create {plan.job_arn}", since)
+        reporter = Reporter(self.log, f"a slot to create {plan.job_arn}", since, is_told=True)
         ticket = queue.join(Creation(plan, self.log), since, self.poke_interval, self.reason)
         try:
             while not ticket.future.done() and self._time_left()[0] > 0:

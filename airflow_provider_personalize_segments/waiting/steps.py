@@ -121,7 +121,7 @@ class WaitingSteps(JobQuestions):
         :param deadline: until when to wait; Airflow gives up a little later, for when no triggerer runs
         :param kwargs: arguments for the method
         """
-        self.log.info(LEAVING, show_seconds(max(120.0, 2 * self.pace.interval)), self.awaited_arn)
+        self.log.info(LEAVING, show_seconds(max(120.0, 3 * self.pace.interval)), self.awaited_arn)
         self.task.defer(
             trigger=trigger,
             method_name=method_name,

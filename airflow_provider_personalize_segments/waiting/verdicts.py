@@ -108,6 +108,10 @@ def judge_refusal(error: PersonalizeRequestError, *, is_created: bool) -> Verdic
     raise error
 
 
+FIRST_SIGN = 45.0
+"""Seconds after which a trigger says how the wait stands; its first answer usually comes later than that."""
+
+
 class Reporter:
     """
     Tells a task's log about its wait: one writer for a worker and for the triggerer.
@@ -120,7 +124,8 @@ class Reporter:
     :param since: since when the task waits; ``None`` means from now on
     :param told_until: the moment until which the log has been told how long the wait is; ``None`` means now,
         as when a task begins
-    :param is_told: whether the log has been told the job's status, as by the worker before the task deferred
+    :param is_told: whether the log has been told the job's status, as by the worker before the task deferred;
+        then there is a sign of life soon, however long the task has been waiting
     """
 
     def __init__(
@@ -137,7 +142,10 @@ class Reporter:
         self._is_told = is_told
         now = datetime.now(UTC)
         self._since = since or now
-        self._next_mark = _find_mark(((told_until or now) - self._since).total_seconds())
+        waited = ((told_until or now) - self._since).total_seconds()
+        self._next_mark = _find_mark(waited)
+        if is_told:
+            self._next_mark = min(self._next_mark, waited + FIRST_SIGN)
         self.status: str | None = None
         """The status that AWS told last."""
         self.fault: str | None = None
@@ -188,7 +196,7 @@ class Reporter:
         job = verdict.job or {}
         self.status = status = job["status"]
         is_told, self._is_told = self._is_told, False
-        if is_told and verdict.state is JobState.WAITING:
+        if is_told and verdict.state is JobState.WAITING and is_known_status(status):
             return
         if verdict.state is JobState.FAILED:
             reason = clean_line(job.get("failureReason") or "Personalize gave no reason", MAX_REASON_LENGTH)
