@@ -10,10 +10,10 @@ from typing import ClassVar
 import botocore
 
 try:
-    from airflow.sdk import DAG
+    from airflow.sdk import DAG, AssetAlias, BaseOperator
 except ImportError:
-    from airflow import DAG
-from airflow_names import AssetAlias, BaseOperator
+    from airflow.datasets import DatasetAlias as AssetAlias
+    from airflow.models import DAG, BaseOperator
 
 from airflow_provider_personalize_segments import links
 from airflow_provider_personalize_segments.operators import (

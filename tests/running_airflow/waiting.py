@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 try:
-    from airflow.sdk import DAG
+    from airflow.sdk import DAG, BaseOperator
 except ImportError:
-    from airflow import DAG
-from airflow_names import BaseOperator
+    from airflow.models import DAG, BaseOperator
 
 from airflow_provider_personalize_segments.sensors import PersonalizeBatchSegmentJobSensor
 
