@@ -46,7 +46,8 @@ class Place:
     watcher's first look. Times are seconds since the epoch.
 
     :param since: the first look tells of jobs that ended then or later
-    :param known_until: when the newest job was created that the watcher knows; ``None`` before its first look
+    :param known_until: when the newest job was created that the watcher knows, or when it saw last that there
+        is none; ``None`` before its first look
     :param unfinished: the ARNs of jobs that the watcher has yet to tell of
     :param told: the ARNs of jobs that are done with, and when each was created. Those that are so old that
         their age alone tells it are left out
@@ -83,8 +84,10 @@ class Place:
         since = now - look_back
         if self.known_until is None:
             since = min(self.since, since)
+        elif not self.owners:
+            # Whether these jobs are the first of a new account, or the history of another, nothing tells.
+            since = min(self.known_until - OVERLAP, since)
         seen = frozenset(map(find_owner, look.jobs))
-        known = self.owners or seen
         jobs = [
             job
             for job in look.jobs.values()
@@ -96,11 +99,11 @@ class Place:
             if job.state is JobState.WAITING:
                 unfinished.add(job.arn)
                 continue
-            if job.state in states and (job.arn in unfinished or self._is_new(job, known, since)):
+            if job.state in states and (job.arn in unfinished or self._is_new(job, since)):
                 ended.append(job)
             unfinished.discard(job.arn)
             told[job.arn] = job.created
-        owners = known | seen
+        owners = self.owners | seen
         if look.is_complete and seen:
             # What is of another account or region is over: the connection leads there no more.
             owners = seen
@@ -113,6 +116,8 @@ class Place:
         created = [min(job.created, now) for job in jobs if job.created is not None]
         if self.known_until is not None:
             created.append(min(self.known_until, now))
+        if look.is_complete and not owners:
+            created.append(now)
         known_until = max(created, default=since)
         place = Place(
             self.since,
@@ -123,9 +128,9 @@ class Place:
         )
         return Step(ended[:number], rest, place)
 
-    def _is_new(self, job: Job, owners: Collection[str], since: float) -> bool:
+    def _is_new(self, job: Job, since: float) -> bool:
         """Tell whether a watcher that never saw this job, which is over, tells of it."""
-        if self.known_until is None or find_owner(job.arn) not in owners:
+        if self.known_until is None or find_owner(job.arn) not in self.owners:
             return job.ended is None or job.ended >= since
         return job.created is None or job.created >= self.known_until - OVERLAP
 

@@ -59,6 +59,16 @@ class TestFirstLook:
         _, place = step(Place(NOW - HOUR))
         assert step(place, job("first", created=NOW - HOUR))[0] == ["first"]
 
+    def test_without_jobs_the_first_is_told_of_however_late_it_comes(self):
+        _, place = step(Place(NOW - HOUR))
+        first = job("first", created=NOW + HOUR, changed=NOW + 2 * HOUR)
+        assert step(place, first, now=NOW + 99 * HOUR)[0] == ["first"]
+
+    def test_without_jobs_one_that_the_listing_shows_late_is_told_of(self):
+        _, place = step(Place(NOW - HOUR))
+        late = job("late", created=NOW - OVERLAP + 1, changed=NOW - OVERLAP + 2)
+        assert step(place, late, now=NOW + 60)[0] == ["late"]
+
 
 class TestLaterLooks:
     @pytest.fixture
@@ -211,6 +221,29 @@ class TestOtherAccounts:
         told, _ = step(Place.load(dumped), self.elsewhere("old", created=NOW - HOUR, changed=NOW - 2 * HOUR))
         assert told == []
 
+    @pytest.mark.parametrize("days", [0, 30])
+    def test_are_begun_with_hours_when_ours_had_no_jobs(self, days):
+        """So many days after the first look the connection leads to an account with a history."""
+        place = Place(NOW - HOUR)
+        for day in range(days + 1):
+            told, place = step(place, now=NOW + day * 24 * HOUR)
+            assert (told, place.owners) == ([], frozenset())
+        now = NOW + days * 24 * HOUR + HOUR
+        history = [
+            self.elsewhere(f"old-{n}", created=now - n * 24 * HOUR, changed=now - (n * 24 - 1) * HOUR)
+            for n in range(1, 60)
+        ]
+        slow = self.elsewhere("slow", created=now - 99 * HOUR, changed=now - HOUR / 2)
+        told, place = step(place, *history, slow, now=now)
+        assert told == ["slow"]
+        assert step(place, self.elsewhere("new", created=now, changed=now + 9), now=now + 9)[0] == ["new"]
+
+    def test_without_jobs_keep_no_place_from_going_on_where_it_was(self):
+        place = step(Place(NOW), job("ours", created=NOW))[1]
+        place = step(place, now=NOW + 9 * HOUR)[1]
+        later = job("later", created=NOW + HOUR, changed=NOW + 2 * HOUR)
+        assert step(place, job("ours", created=NOW), later, now=NOW + 10 * HOUR)[0] == ["later"]
+
     def test_that_are_listed_beside_ours_are_no_move(self):
         odd = self.elsewhere("odd", created=NOW - 99 * HOUR, changed=NOW - 99 * HOUR)
         place = step(Place(NOW), job("ours", created=NOW), odd)[1]
@@ -227,7 +260,7 @@ class TestClocks:
         """The region is empty; the clock is set right later, or never."""
         for now in (NOW + 60, NOW + 60 + self.DAY):
             place = step(Place(NOW + self.DAY - HOUR), now=NOW + self.DAY, date=NOW)[1]
-            assert place.known_until == NOW - HOUR
+            assert place.known_until == NOW
             told, _ = step(place, job("first", created=NOW + 30, changed=NOW + 50), now=now, date=NOW + 60)
             assert told == ["first"]
 
