@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -207,6 +208,54 @@ def join_places(places: Iterable[Place]) -> Place:
             if all(place.is_done_with(arn, created) for place in places)
         },
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SignOfLife:
+    """
+    Says that a watcher is there, and how old its asset is in time that was watched.
+
+    Each watcher keeps its own last one, and the asset keeps the last one of any. So a watcher sees for how
+    long the asset had others without it. While none runs, as no triggerer does or a DAG is paused, nothing
+    ages.
+
+    :param at: when it was, in seconds since the epoch
+    :param watched: how many seconds the asset has had a watcher by then
+    """
+
+    at: float
+    watched: float = 0.0
+
+    @classmethod
+    def after(cls, last: SignOfLife | None, now: float, pause: float) -> SignOfLife:
+        """
+        Return the sign of life that a watcher gives now.
+
+        :param last: the asset's last one
+        :param now: seconds since the epoch
+        :param pause: seconds; after more without any sign no watcher was there
+        """
+        if last is None:
+            return cls(now)
+        passed = now - last.at
+        return cls(now, last.watched + (passed if 0 < passed <= pause else 0.0))
+
+    def dump(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        return {"at": _show_time(self.at), "watchedSeconds": self.watched}
+
+    @classmethod
+    def load(cls, dumped: object) -> SignOfLife | None:
+        """
+        Return the sign of life that :meth:`dump` made JSON of; ``None`` for anything else.
+
+        :param dumped: the JSON
+        """
+        try:
+            found = cls(_read_time(dumped["at"]), float(dumped["watchedSeconds"]))  # type: ignore[index]
+        except (TypeError, ValueError, LookupError, OverflowError):
+            return None
+        return found if math.isfinite(found.watched) else None
 
 
 class Settling:

@@ -13,7 +13,7 @@ from scripted_endpoint import SOLUTION_VERSION_ARN, job_arn
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState
 from airflow_provider_personalize_segments.watching import place as places
 from airflow_provider_personalize_segments.watching.listing import OVERLAP, Job, Look
-from airflow_provider_personalize_segments.watching.place import Place, Settling, join_places
+from airflow_provider_personalize_segments.watching.place import Place, Settling, SignOfLife, join_places
 
 NOW = 1_790_000_000.0
 HOUR = 3600.0
@@ -359,6 +359,26 @@ JSON = st.recursive(
 def test_what_is_no_place_is_an_error_and_no_other(dumped):
     with pytest.raises(ValueError, match=r"no place of a watcher|another version|Invalid isoformat"):
         Place.load(dumped)
+
+
+@given(JSON | st.fixed_dictionaries({"at": JSON | st.just("2026-09-21T10:00Z"), "watchedSeconds": JSON}))
+def test_a_sign_of_life_that_cannot_be_read_is_none(dumped):
+    found = SignOfLife.load(dumped)
+    assert found is None or SignOfLife.load(json.loads(json.dumps(found.dump()))) == found
+
+
+@given(st.lists(st.tuples(st.floats(-9_000, 90_000), st.booleans()), min_size=1))
+def test_only_the_time_in_which_another_watched_makes_a_watcher_s_sign_of_life_old(signs):
+    now, own, newest, alone = NOW, None, None, 0.0
+    for pause, is_own in signs:
+        now += pause
+        newest = SignOfLife.after(newest, now, 1_200.0)
+        if own is not None and 0 < pause <= 1_200:
+            alone += pause
+        if is_own:
+            own, alone = newest, 0.0
+        if own is not None:
+            assert newest.watched - own.watched == pytest.approx(alone, abs=1e-3)
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 3)), min_size=1))

@@ -414,17 +414,25 @@ class TestPlace:
 
         assert asyncio.run(main()) == ["meanwhile"]
 
+    @pytest.mark.parametrize("is_other_first", [False, True])
     @pytest.mark.parametrize("is_begun_anew", [True, False])
-    def test_that_was_abandoned_is_begun_anew(self, service, monkeypatch, caplog, is_begun_anew):
-        """For 40 days the asset watched for something else, or no triggerer ran."""
-        store, days = Store(), 40 * 86_400
-        clock = time.time
+    def test_that_was_abandoned_is_begun_anew(
+        self, service, monkeypatch, caplog, is_begun_anew, is_other_first
+    ):
+        """For 20 days the asset watched for something else, or for nothing; for 20 more no triggerer ran."""
+        store, days = Store(), 20 * 86_400
+        clock, ahead = time.time, 0.0
+        monkeypatch.setattr(time, "time", lambda: clock() + ahead)
         service.create("before", age=9000)
         service.end("before", age=8000)
 
-        async def watch(**options):
+        async def watch(seconds=0, **options):
+            nonlocal ahead
             watcher = Triggerer(store, **options)
             await until(lambda: f"{watcher.trigger._key}-alive" in store.values)
+            for _ in range(0, seconds, 600):
+                ahead += 600
+                await watcher.trigger._say_alive()
             await next_looks(service)
             watcher.store_events()
             await next_looks(service)
@@ -432,10 +440,13 @@ class TestPlace:
             return watcher.names
 
         async def main():
+            nonlocal ahead
+            await watch(endings="failed")
             await watch()
-            service.now = clock() + days
-            monkeypatch.setattr(time, "time", lambda: clock() + days)
-            if is_begun_anew:
+            await watch(days if is_begun_anew else 0, endings="failed")
+            ahead = 2 * days
+            service.now = time.time()
+            if is_other_first:
                 await watch(endings="failed")
             for number in range(9):
                 service.create(f"meanwhile-{number}", age=86_400 * (number + 1))
@@ -451,6 +462,29 @@ class TestPlace:
         assert (words in caplog.text) is is_begun_anew
         assert ("It begins with the jobs that ended in the last 3600 s." in caplog.text) is is_begun_anew
 
+    def test_goes_on_beside_signs_of_life_that_nobody_can_read(self, service):
+        """They are what something else wrote; the watcher replaces them."""
+        store = Store()
+        service.create("one")
+
+        async def main():
+            first = Triggerer(store)
+            await until(lambda: store.places and store.place["unfinished"])
+            await first.stop()
+            keys = [watcher_module.ALIVE_KEY, f"{first.trigger._key}-alive"]
+            names = []
+            for odd in (1_790_000_000.0, "2026-09-21T10:00:00+00:00", {"at": "now"}, []):
+                store.values |= dict.fromkeys(keys, odd)
+                again = Triggerer(store)
+                await until(lambda odd=odd: all(store.values[key] != odd for key in keys))
+                service.end("one")
+                await until(lambda again=again: again.events)
+                await again.stop()
+                names += again.names
+            return names, [store.values[key]["watchedSeconds"] for key in keys]
+
+        assert asyncio.run(main()) == (["one"] * 4, [0.0, 0.0])
+
     def test_is_not_abandoned_while_aws_does_not_answer(self, service, monkeypatch):
         monkeypatch.setattr(watcher_module, "HEARTBEAT", 0.1)
         store = Store()
@@ -461,7 +495,8 @@ class TestPlace:
             service.faults = [error("AccessDeniedException")] * 1_000
             alive = dict(store.values)
             keys = [watcher_module.ALIVE_KEY, f"{first.trigger._key}-alive"]
-            await until(lambda: all(store.values[key] > alive[key] for key in keys))
+            await until(lambda: all(store.values[key]["at"] > alive[key]["at"] for key in keys))
+            await until(lambda: all(store.values[key]["watchedSeconds"] > 0 for key in keys))
             await first.stop()
             stopped = dict(store.values)
             await asyncio.sleep(0.3)
