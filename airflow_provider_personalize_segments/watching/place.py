@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -135,21 +135,6 @@ class Place:
             return job.ended is None or job.ended >= since
         return job.created is None or job.created >= self.known_until - OVERLAP
 
-    @property
-    def reached(self) -> float:
-        """How far it is: the time from which on jobs are new to it."""
-        return self.since if self.known_until is None else self.known_until
-
-    def is_done_with(self, arn: str, created: float | None) -> bool:
-        """
-        Tell whether the watcher would not tell of a job that is over.
-
-        :param arn: the job's ARN
-        :param created: when it was created
-        """
-        is_old = created is not None and self.known_until is not None and created < self.known_until - OVERLAP
-        return arn in self.told or (is_old and arn not in self.unfinished)
-
     def dump(self) -> dict[str, Any]:
         """Return it as plain JSON."""
         return {
@@ -189,25 +174,23 @@ class Place:
             raise ValueError(f"no place of a watcher: {error}") from None
 
 
-def join_places(places: Iterable[Place]) -> Place:
+def join_places(places: Sequence[Place], judge: Callable[[Place], Step]) -> Place:
     """
     Return the place of a watcher that has several, as each asset whose watcher it is keeps one.
 
-    The oldest decides: a job counts as told when all assets were told of it.
+    With its next look the watcher tells of each job that it would tell of at any of the places, once.
 
     :param places: the places, one or more
+    :param judge: returns what the next look means to a watcher at a place; the look must be complete
     """
-    places = sorted(places, key=lambda place: place.reached)
-    oldest = places[0]
-    return replace(
-        oldest,
-        unfinished=frozenset().union(*(place.unfinished for place in places)),
-        told={
-            arn: created
-            for arn, created in oldest.told.items()
-            if all(place.is_done_with(arn, created) for place in places)
-        },
+    steps = [judge(place) for place in places]
+    to_tell = {job.arn for step in steps for job in step.ended}.union(
+        *(step.place.unfinished for step in steps)
     )
+    # Each place knows all that a complete look shows, so any will do.
+    place = places[0]
+    told = {arn: created for arn, created in place.told.items() if arn not in to_tell}
+    return replace(place, unfinished=place.unfinished | to_tell, told=told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,13 @@ from airflow_provider_personalize_segments.parameters import (
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.watching.lister import watch
 from airflow_provider_personalize_segments.watching.listing import Job, Look
-from airflow_provider_personalize_segments.watching.place import Place, Settling, SignOfLife, join_places
+from airflow_provider_personalize_segments.watching.place import (
+    Place,
+    Settling,
+    SignOfLife,
+    Step,
+    join_places,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.watching.deliveries import Delivery
@@ -152,6 +158,8 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
         self.look_back = seconds["look_back"]
         self._start = time.time()
         self._place: Place | None = None
+        self._others: list[Place] = []
+        """The places that its other assets have, until a look joins them."""
         self._rest: dict[str, Job] = {}
         self._kept: Place | None = None
         self._settling = Settling(SETTLING)
@@ -230,20 +238,27 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
 
     async def _take(self, look: Look) -> tuple[list[TriggerEvent], Place]:
         """Move on to a look; return the event to yield, if there is one, and the place after it."""
-        place = self._place or self._first_place()
+        places = [self._place or self._first_place(), *self._others]
         look = look._replace(jobs={**self._rest, **look.jobs})
-        version = self.solution_version_arn
-        find = partial(place.after, look, ENDINGS[self.endings], version, time.time(), self.look_back)
+        now = time.time()
+
+        def judge(place: Place) -> Step:
+            return place.after(look, ENDINGS[self.endings], self.solution_version_arn, now, self.look_back)
+
+        def find() -> Step:
+            return judge(join_places(places, judge) if self._others else places[0])
+
         # A long history takes longer than a trigger may hold the event loop.
         step = find() if len(look.jobs) <= MANY_JOBS else await asyncio.to_thread(find)
-        self._place, self._rest = step.place, step.rest
-        if place.owners and place.owners.isdisjoint(step.place.owners):
+        self._place, self._others, self._rest = step.place, [], step.rest
+        owners = frozenset[str]().union(*(place.owners for place in places))
+        if owners and owners.isdisjoint(step.place.owners):
             log.warning(
                 "The connection %r leads to %s now, and led to %s before. The watcher begins anew, with the "
                 "jobs that ended in the last %g s.",
                 self.aws_conn_id,
                 ", ".join(sorted(step.place.owners)),
-                ", ".join(sorted(place.owners)),
+                ", ".join(sorted(owners)),
                 self.look_back,
             )
         kind = BatchJobKind.named(self.kind)
@@ -264,16 +279,17 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
         """Read where the watcher was; tell whether that is known now."""
         keys = (self._key, self._own_alive_key, ALIVE_KEY)
         try:
-            stored = [[await read_asset_state(each, key) for key in keys] for each in self._stores]
+            stores = self._stores
+            stored = [[await read_asset_state(each, key) for key in keys] for each in stores]
         except Exception as error:
             log.warning("The watcher could not read its place, and tries again with its next look: %s", error)
             return False
-        found = [place for each in stored if (place := self._load_place(*each)) is not None]
-        self._place = join_places(found) if found else self._first_place()
-        if [self._place] == found and len(stored) == 1:
-            self._kept = self._place
+        found = [self._load_place(*each) for each in stored]
+        self._place, *self._others = [place or self._first_place() for place in found]
+        self._kept = None if self._others else found[0]
         # At once: what ends until the first look is not to depend on when that is.
-        await self._keep_place(self._place)
+        new = [store for store, place in zip(stores, found, strict=True) if place is None]
+        await self._keep_place(self._first_place(), new)
         await self._say_alive()
         return True
 
@@ -331,14 +347,15 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
 
     async def _settle(self, place: Place) -> None:
         settled = self._settling.settle(place, time.monotonic())
-        if settled is not None:
-            await self._keep_place(settled)
-
-    async def _keep_place(self, place: Place) -> None:
-        if place == self._kept:
+        if settled is None or settled == self._kept:
             return
+        if await self._keep_place(settled, self._stores):
+            self._kept = settled
+
+    async def _keep_place(self, place: Place, stores: list[Any]) -> bool:
+        """Keep a place with each of the assets; tell whether that is done."""
         try:
-            for store in self._stores:
+            for store in stores:
                 await write_asset_state(store, self._key, make_json_safe(place.dump()))
         except Exception as error:
             log.warning(
@@ -346,8 +363,8 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
                 "again: %s",
                 error,
             )
-        else:
-            self._kept = place
+            return False
+        return True
 
 
 def _refuse(name: str) -> float:

@@ -288,28 +288,85 @@ class TestClocks:
 
 
 class TestJoined:
-    def test_the_oldest_place_decides(self):
+    @staticmethod
+    def step(places, *jobs, now=NOW):
+        joined = join_places(places, lambda place: place.after(look(*jobs), BOTH, None, now, HOUR))
+        return step(joined, *jobs, now=now)
+
+    def test_tell_of_what_is_new_to_either(self):
         behind = step(Place(NOW), job("slow", "CREATE PENDING"), job("known", created=NOW))[1]
         ahead = step(behind, job("slow"), job("quick", created=NOW + 60))[1]
         jobs = job("slow"), job("known", created=NOW), job("quick", created=NOW + 60)
         assert step(ahead, *jobs)[0] == []
         for both in ((behind, ahead), (ahead, behind)):
-            assert sorted(step(join_places(both), *jobs)[0]) == ["quick", "slow"]
+            assert sorted(self.step(both, *jobs)[0]) == ["quick", "slow"]
 
     def test_of_two_that_are_as_old_each_has_its_say(self):
         waiting = [job("a", "CREATE PENDING", created=NOW), job("b", "CREATE PENDING", created=NOW)]
         before = step(Place(NOW), *waiting)[1]
         done = job("a", created=NOW), job("b", created=NOW)
         one, other = (step(before, each)[1] for each in done)
-        assert sorted(step(join_places([one, other]), *done)[0]) == ["a", "b"]
+        assert sorted(self.step([one, other], *done)[0]) == ["a", "b"]
 
     def test_tell_of_nothing_again_that_both_have_told(self):
         jobs = [job(f"job-{number}", created=NOW + number * HOUR) for number in range(9)]
         behind = step(Place(NOW), *jobs[:2])[1]
         ahead = step(behind, *jobs)[1]
-        told, place = step(join_places([behind, ahead]), *jobs)
+        told, place = self.step([behind, ahead], *jobs)
         assert told == [each.name for each in jobs[2:]]
         assert step(place, *jobs)[0] == []
+
+    @pytest.mark.parametrize("age", [0.5, 30.0])
+    def test_with_a_new_one_tell_of_its_look_back_and_of_what_the_other_has_yet_to_tell(self, age):
+        """The newest job is so many hours old."""
+        newest = job("newest", created=NOW - age * HOUR, changed=NOW - age * HOUR + 60)
+        told = job("told", created=NOW - 90 * HOUR, changed=NOW - 60)
+        past = job("past", created=NOW - 90 * HOUR, changed=NOW - 89 * HOUR)
+        slow = job("slow", "CREATE PENDING", created=NOW - 99 * HOUR)
+        other = step(Place(NOW - 100 * HOUR), newest, told, past, slow)[1]
+        slow = slow._replace(status="ACTIVE", changed=NOW - 2 * HOUR)
+        for both in ((Place(NOW - HOUR), other), (other, Place(NOW - HOUR))):
+            names, place = self.step(both, newest, told, past, slow)
+            assert sorted(names) == sorted(["slow", "told"] + (["newest"] if age < 1 else []))
+            assert step(place, newest, told, past, slow)[0] == []
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.none() | st.floats(0, 40),
+                st.floats(0, 40),
+                st.sampled_from(["ACTIVE", "CREATE FAILED", "CREATE PENDING"]),
+                st.sampled_from(["us-east-1:123456789012", "us-east-1:210987654321"]),
+            ),
+            max_size=8,
+        ),
+        st.lists(st.lists(st.integers(0, 40), max_size=3, unique=True).map(sorted), min_size=1, max_size=3),
+    )
+    def test_tell_of_all_that_each_would_and_of_nothing_else(self, history, pasts):
+        """Hours at which jobs were created and ended, and at which each place was looked at."""
+        jobs = []
+        for number, (created, length, status, owner) in enumerate(history):
+            at = None if created is None else NOW + created * HOUR
+            each = job(f"job-{number}", status, created=at, changed=NOW + ((created or 0.0) + length) * HOUR)
+            jobs.append(each._replace(arn=each.arn.replace("us-east-1:123456789012", owner)))
+        places = []
+        for hours in pasts:
+            place = Place(NOW + 40 * HOUR if not hours else NOW)
+            for hour in hours:
+                now = NOW + hour * HOUR
+                seen = [
+                    each if each.changed <= now else each._replace(status="CREATE PENDING")
+                    for each in jobs
+                    if each.created is None or each.created <= now
+                ]
+                place = step(place, *seen, now=now)[1]
+            places.append(place)
+        now = NOW + 41 * HOUR
+        apart = [step(place, *jobs, now=now) for place in places]
+        told, joined = self.step(places, *jobs, now=now)
+        assert sorted(told) == sorted({name for names, _ in apart for name in names})
+        assert joined.unfinished == frozenset().union(*(place.unfinished for _, place in apart))
+        assert step(joined, *jobs, now=now)[0] == []
 
 
 def test_what_is_remembered_does_not_grow_with_the_history():

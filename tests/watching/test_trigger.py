@@ -414,6 +414,47 @@ class TestPlace:
 
         assert asyncio.run(main()) == ["meanwhile"]
 
+    def test_of_two_assets_a_new_one_is_told_of_look_back_and_the_other_misses_nothing(self, service):
+        """A second DAG was added, whose asset is new."""
+        from airflow.sdk import Asset
+        from airflow.sdk.execution_time.context import AssetStateStoreAccessors
+
+        fakes = {"new": Store(), "old": Store()}
+
+        def stores(*names):
+            found = AssetStateStoreAccessors(inlets=[Asset(name) for name in names])
+            found._by_name = {name: fakes[name] for name in names}
+            return found
+
+        service.create("slow", age=99 * 3600)
+        service.create("past", age=9000)
+        service.create("recent", age=900)
+
+        async def main():
+            alone = Triggerer(stores("old"))
+            await next_looks(service)
+            service.end("past", age=8000)
+            service.end("recent", age=600)
+            await until(lambda: len(alone.names) == 2)
+            alone.store_events()
+            await until(lambda: fakes["old"].told == {"past", "recent"})
+            await alone.stop()
+            service.end("slow", age=8000)
+            names = []
+            for is_stored in (False, True):
+                # The first triggerer dies before Airflow has stored the event.
+                both = Triggerer(stores("new", "old"))
+                await until(lambda both=both: both.events)
+                if is_stored:
+                    both.store_events()
+                    await until(lambda: all("recent" in each.told for each in fakes.values()))
+                    assert not any(each.place["unfinished"] for each in fakes.values())
+                await both.stop()
+                names.append(sorted(both.names))
+            return names
+
+        assert asyncio.run(main()) == [["recent", "slow"]] * 2
+
     @pytest.mark.parametrize("is_other_first", [False, True])
     @pytest.mark.parametrize("is_begun_anew", [True, False])
     def test_that_was_abandoned_is_begun_anew(
