@@ -161,35 +161,38 @@ def find_shared_stream_producer() -> type[Any]:
     return SharedStreamProducer
 
 
-async def read_asset_states(store: Any, key: str) -> list[Any]:
+def find_asset_stores(store: Any) -> list[Any]:
     """
-    Return what a watcher keeps with each of its assets; ``None`` for one that has nothing.
+    Return the store of each asset of a watcher: two whose watchers are equal have one trigger and two stores.
 
     :param store: the watcher's ``asset_state_store``, which Airflow has from 3.3 on
-    :param key: the key
     """
-    return [await _ask_asset_state(each, "get", key) for each in _asset_states(store)]
-
-
-async def write_asset_state(store: Any, key: str, value: Any) -> None:
-    """
-    Keep something with each of a watcher's assets.
-
-    :param store: the watcher's ``asset_state_store``, which Airflow has from 3.3 on
-    :param key: the key
-    :param value: the value, as plain JSON
-    """
-    for each in _asset_states(store):
-        await _ask_asset_state(each, "set", key, value)
-
-
-def _asset_states(store: Any) -> list[Any]:
-    """Return the store of each asset: two assets whose watchers are equal have one trigger and two stores."""
     # Airflow names the assets nowhere else (https://github.com/apache/airflow/issues/71460).
     stores = [
         each for name in ("_by_name", "_by_uri") for _, each in sorted(getattr(store, name, {}).items())
     ]
     return stores or [store]
+
+
+async def read_asset_state(store: Any, key: str) -> Any:
+    """
+    Return what a watcher keeps with an asset; ``None`` when that is nothing.
+
+    :param store: the asset's store
+    :param key: the key
+    """
+    return await _ask_asset_state(store, "get", key)
+
+
+async def write_asset_state(store: Any, key: str, value: Any) -> None:
+    """
+    Keep something with an asset.
+
+    :param store: the asset's store
+    :param key: the key
+    :param value: the value, as plain JSON
+    """
+    await _ask_asset_state(store, "set", key, value)
 
 
 async def _ask_asset_state(store: Any, method: str, *arguments: Any) -> Any:
@@ -299,6 +302,7 @@ __all__ = [
     "add_asset_event",
     "conf",
     "find_asset_aliases",
+    "find_asset_stores",
     "find_event_trigger",
     "find_first_start",
     "find_shared_stream_producer",
@@ -308,7 +312,7 @@ __all__ = [
     "keep_for_ever",
     "make_asset",
     "make_storage_path",
-    "read_asset_states",
+    "read_asset_state",
     "run_beside_loop",
     "write_asset_state",
 ]

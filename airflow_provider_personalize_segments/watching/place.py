@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -46,7 +47,8 @@ class Place:
     watcher's first look. Times are seconds since the epoch.
 
     :param since: the first look tells of jobs that ended then or later
-    :param known_until: when the newest job was created that the watcher knows; ``None`` before its first look
+    :param known_until: when the newest job was created that the watcher knows, or when it saw last that there
+        is none; ``None`` before its first look
     :param unfinished: the ARNs of jobs that the watcher has yet to tell of
     :param told: the ARNs of jobs that are done with, and when each was created. Those that are so old that
         their age alone tells it are left out
@@ -83,8 +85,10 @@ class Place:
         since = now - look_back
         if self.known_until is None:
             since = min(self.since, since)
+        elif not self.owners:
+            # Whether these jobs are the first of a new account, or the history of another, nothing tells.
+            since = min(self.known_until - OVERLAP, since)
         seen = frozenset(map(find_owner, look.jobs))
-        known = self.owners or seen
         jobs = [
             job
             for job in look.jobs.values()
@@ -96,11 +100,11 @@ class Place:
             if job.state is JobState.WAITING:
                 unfinished.add(job.arn)
                 continue
-            if job.state in states and (job.arn in unfinished or self._is_new(job, known, since)):
+            if job.state in states and (job.arn in unfinished or self._is_new(job, since)):
                 ended.append(job)
             unfinished.discard(job.arn)
             told[job.arn] = job.created
-        owners = known | seen
+        owners = self.owners | seen
         if look.is_complete and seen:
             # What is of another account or region is over: the connection leads there no more.
             owners = seen
@@ -113,6 +117,8 @@ class Place:
         created = [min(job.created, now) for job in jobs if job.created is not None]
         if self.known_until is not None:
             created.append(min(self.known_until, now))
+        if look.is_complete and not owners:
+            created.append(now)
         known_until = max(created, default=since)
         place = Place(
             self.since,
@@ -123,26 +129,11 @@ class Place:
         )
         return Step(ended[:number], rest, place)
 
-    def _is_new(self, job: Job, owners: Collection[str], since: float) -> bool:
+    def _is_new(self, job: Job, since: float) -> bool:
         """Tell whether a watcher that never saw this job, which is over, tells of it."""
-        if self.known_until is None or find_owner(job.arn) not in owners:
+        if self.known_until is None or find_owner(job.arn) not in self.owners:
             return job.ended is None or job.ended >= since
         return job.created is None or job.created >= self.known_until - OVERLAP
-
-    @property
-    def reached(self) -> float:
-        """How far it is: the time from which on jobs are new to it."""
-        return self.since if self.known_until is None else self.known_until
-
-    def is_done_with(self, arn: str, created: float | None) -> bool:
-        """
-        Tell whether the watcher would not tell of a job that is over.
-
-        :param arn: the job's ARN
-        :param created: when it was created
-        """
-        is_old = created is not None and self.known_until is not None and created < self.known_until - OVERLAP
-        return arn in self.told or (is_old and arn not in self.unfinished)
 
     def dump(self) -> dict[str, Any]:
         """Return it as plain JSON."""
@@ -183,25 +174,71 @@ class Place:
             raise ValueError(f"no place of a watcher: {error}") from None
 
 
-def join_places(places: Iterable[Place]) -> Place:
+def join_places(places: Sequence[Place], judge: Callable[[Place], Step]) -> Place:
     """
     Return the place of a watcher that has several, as each asset whose watcher it is keeps one.
 
-    The oldest decides: a job counts as told when all assets were told of it.
+    With its next look the watcher tells of each job that it would tell of at any of the places, once.
 
     :param places: the places, one or more
+    :param judge: returns what the next look means to a watcher at a place; the look must be complete
     """
-    places = sorted(places, key=lambda place: place.reached)
-    oldest = places[0]
-    return replace(
-        oldest,
-        unfinished=frozenset().union(*(place.unfinished for place in places)),
-        told={
-            arn: created
-            for arn, created in oldest.told.items()
-            if all(place.is_done_with(arn, created) for place in places)
-        },
+    steps = [judge(place) for place in places]
+    to_tell = {job.arn for step in steps for job in step.ended}.union(
+        *(step.place.unfinished for step in steps)
     )
+    # Each place knows all that a complete look shows, so any will do.
+    place = places[0]
+    told = {arn: created for arn, created in place.told.items() if arn not in to_tell}
+    return replace(place, unfinished=place.unfinished | to_tell, told=told)
+
+
+@dataclass(frozen=True, slots=True)
+class SignOfLife:
+    """
+    Says that a watcher is there, and how old its asset is in time that was watched.
+
+    Each watcher keeps its own last one, and the asset keeps the last one of any. So a watcher sees for how
+    long the asset had others without it. While none runs, as no triggerer does or a DAG is paused, nothing
+    ages.
+
+    :param at: when it was, in seconds since the epoch
+    :param watched: how many seconds the asset has had a watcher by then
+    """
+
+    at: float
+    watched: float = 0.0
+
+    @classmethod
+    def after(cls, last: SignOfLife | None, now: float, pause: float) -> SignOfLife:
+        """
+        Return the sign of life that a watcher gives now.
+
+        :param last: the asset's last one
+        :param now: seconds since the epoch
+        :param pause: seconds; after more without any sign no watcher was there
+        """
+        if last is None:
+            return cls(now)
+        passed = now - last.at
+        return cls(now, last.watched + (passed if 0 < passed <= pause else 0.0))
+
+    def dump(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        return {"at": _show_time(self.at), "watchedSeconds": self.watched}
+
+    @classmethod
+    def load(cls, dumped: object) -> SignOfLife | None:
+        """
+        Return the sign of life that :meth:`dump` made JSON of; ``None`` for anything else.
+
+        :param dumped: the JSON
+        """
+        try:
+            found = cls(_read_time(dumped["at"]), float(dumped["watchedSeconds"]))  # type: ignore[index]
+        except (TypeError, ValueError, LookupError, OverflowError):
+            return None
+        return found if math.isfinite(found.watched) else None
 
 
 class Settling:

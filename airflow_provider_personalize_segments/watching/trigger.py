@@ -8,16 +8,16 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Hashable
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_personalize_segments.airflow_compat import (
+    find_asset_stores,
     find_event_trigger,
     has_asset_watchers,
-    read_asset_states,
+    read_asset_state,
     write_asset_state,
 )
 from airflow_provider_personalize_segments.arns import parse_solution_version_arn, resolve_region
@@ -35,7 +35,13 @@ from airflow_provider_personalize_segments.parameters import (
 from airflow_provider_personalize_segments.plain_json import make_json_safe
 from airflow_provider_personalize_segments.watching.lister import watch
 from airflow_provider_personalize_segments.watching.listing import Job, Look
-from airflow_provider_personalize_segments.watching.place import Place, Settling, join_places
+from airflow_provider_personalize_segments.watching.place import (
+    Place,
+    Settling,
+    SignOfLife,
+    Step,
+    join_places,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_personalize_segments.watching.deliveries import Delivery
@@ -50,7 +56,7 @@ SHORTEST_INTERVAL = 0.1
 SETTLING = 10.0
 """Seconds that a watcher must outlive a stored event. Airflow ends a removed watcher within about two."""
 ALIVE_KEY = "personalize-watchers-alive"
-"""Where an asset's state store has when any of the asset's watchers was alive last, as ISO 8601."""
+"""Where an asset's state store has the last sign of life that any of the asset's watchers gave."""
 HEARTBEAT = 600.0
 """Seconds after which a watcher says again that it is alive."""
 ABANDONED = 3600.0
@@ -152,6 +158,8 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
         self.look_back = seconds["look_back"]
         self._start = time.time()
         self._place: Place | None = None
+        self._others: list[Place] = []
+        """The places that its other assets have, until a look joins them."""
         self._rest: dict[str, Job] = {}
         self._kept: Place | None = None
         self._settling = Settling(SETTLING)
@@ -230,20 +238,27 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
 
     async def _take(self, look: Look) -> tuple[list[TriggerEvent], Place]:
         """Move on to a look; return the event to yield, if there is one, and the place after it."""
-        place = self._place or self._first_place()
+        places = [self._place or self._first_place(), *self._others]
         look = look._replace(jobs={**self._rest, **look.jobs})
-        version = self.solution_version_arn
-        find = partial(place.after, look, ENDINGS[self.endings], version, time.time(), self.look_back)
+        now = time.time()
+
+        def judge(place: Place) -> Step:
+            return place.after(look, ENDINGS[self.endings], self.solution_version_arn, now, self.look_back)
+
+        def find() -> Step:
+            return judge(join_places(places, judge) if self._others else places[0])
+
         # A long history takes longer than a trigger may hold the event loop.
         step = find() if len(look.jobs) <= MANY_JOBS else await asyncio.to_thread(find)
-        self._place, self._rest = step.place, step.rest
-        if place.owners and place.owners.isdisjoint(step.place.owners):
+        self._place, self._others, self._rest = step.place, [], step.rest
+        owners = frozenset[str]().union(*(place.owners for place in places))
+        if owners and owners.isdisjoint(step.place.owners):
             log.warning(
                 "The connection %r leads to %s now, and led to %s before. The watcher begins anew, with the "
                 "jobs that ended in the last %g s.",
                 self.aws_conn_id,
                 ", ".join(sorted(step.place.owners)),
-                ", ".join(sorted(place.owners)),
+                ", ".join(sorted(owners)),
                 self.look_back,
             )
         kind = BatchJobKind.named(self.kind)
@@ -262,43 +277,51 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
 
     async def _find_place(self) -> bool:
         """Read where the watcher was; tell whether that is known now."""
-        store = getattr(self, "asset_state_store", None)
+        keys = (self._key, self._own_alive_key, ALIVE_KEY)
         try:
-            places = await read_asset_states(store, self._key)
-            own = await read_asset_states(store, self._own_alive_key)
-            others = await read_asset_states(store, ALIVE_KEY)
+            stores = self._stores
+            stored = [[await read_asset_state(each, key) for key in keys] for each in stores]
         except Exception as error:
             log.warning("The watcher could not read its place, and tries again with its next look: %s", error)
             return False
-        found = []
-        for stored, alive, any_alive in zip(places, own, others, strict=True):
-            if stored is None:
-                continue
-            if _is_abandoned(alive, any_alive, max(self.look_back, ABANDONED)):
-                log.warning(
-                    "The watcher does not go on at its place, where it was until %s: the asset has had "
-                    "another watcher since. It begins with the jobs that ended in the last %g s.",
-                    alive,
-                    self.look_back,
-                )
-                continue
-            try:
-                found.append(Place.load(stored))
-            except ValueError as error:
-                log.error(
-                    "The watcher cannot read its place, which its asset's state store has under %s: %s. "
-                    "It begins with the jobs that ended in the last %g s.",
-                    self._key,
-                    error,
-                    self.look_back,
-                )
-        self._place = join_places(found) if found else self._first_place()
-        if [self._place] == found and len(places) == 1:
-            self._kept = self._place
+        found = [self._load_place(*each) for each in stored]
+        self._place, *self._others = [place or self._first_place() for place in found]
+        self._kept = None if self._others else found[0]
         # At once: what ends until the first look is not to depend on when that is.
-        await self._keep_place(self._place)
+        new = [store for store, place in zip(stores, found, strict=True) if place is None]
+        await self._keep_place(self._first_place(), new)
         await self._say_alive()
         return True
+
+    def _load_place(self, stored: object, own: object, others: object) -> Place | None:
+        """Return the place that an asset has; ``None`` when there is none to go on at."""
+        if stored is None:
+            return None
+        sign, newest = SignOfLife.load(own), SignOfLife.load(others)
+        limit = max(self.look_back, ABANDONED)
+        if sign is not None and newest is not None and newest.watched - sign.watched > limit:
+            log.warning(
+                "The watcher does not go on at its place, where it was until %s: the asset has had "
+                "another watcher since. It begins with the jobs that ended in the last %g s.",
+                sign.dump()["at"],
+                self.look_back,
+            )
+            return None
+        try:
+            return Place.load(stored)
+        except ValueError as error:
+            log.error(
+                "The watcher cannot read its place, which its asset's state store has under %s: %s. "
+                "It begins with the jobs that ended in the last %g s.",
+                self._key,
+                error,
+                self.look_back,
+            )
+            return None
+
+    @property
+    def _stores(self) -> list[Any]:
+        return find_asset_stores(getattr(self, "asset_state_store", None))
 
     @property
     def _own_alive_key(self) -> str:
@@ -313,46 +336,35 @@ class PersonalizeBatchJobEventTrigger(StoredTrigger, find_event_trigger()):  # t
                 await asyncio.shield(asyncio.ensure_future(self._say_alive()))
 
     async def _say_alive(self) -> None:
-        store = getattr(self, "asset_state_store", None)
-        now = datetime.fromtimestamp(time.time(), UTC).isoformat()
         try:
-            for key in (self._own_alive_key, ALIVE_KEY):
-                await write_asset_state(store, key, now)
+            for store in self._stores:
+                last = SignOfLife.load(await read_asset_state(store, ALIVE_KEY))
+                sign = SignOfLife.after(last, time.time(), 2 * HEARTBEAT)
+                for key in (self._own_alive_key, ALIVE_KEY):
+                    await write_asset_state(store, key, sign.dump())
         except Exception as error:
             log.warning("The watcher could not say that it is alive, and tries again: %s", error)
 
     async def _settle(self, place: Place) -> None:
         settled = self._settling.settle(place, time.monotonic())
-        if settled is not None:
-            await self._keep_place(settled)
-
-    async def _keep_place(self, place: Place) -> None:
-        if place == self._kept:
+        if settled is None or settled == self._kept:
             return
-        store = getattr(self, "asset_state_store", None)
+        if await self._keep_place(settled, self._stores):
+            self._kept = settled
+
+    async def _keep_place(self, place: Place, stores: list[Any]) -> bool:
+        """Keep a place with each of the assets; tell whether that is done."""
         try:
-            await write_asset_state(store, self._key, make_json_safe(place.dump()))
+            for store in stores:
+                await write_asset_state(store, self._key, make_json_safe(place.dump()))
         except Exception as error:
             log.warning(
                 "The watcher could not keep its place; after a restart of the triggerer, jobs may arrive "
                 "again: %s",
                 error,
             )
-        else:
-            self._kept = place
-
-
-def _is_abandoned(alive: object, any_alive: object, limit: float) -> bool:
-    """
-    Tell whether an asset had other watchers for a long time after one was alive last.
-
-    A watcher that could not run, as no triggerer did or its DAG was paused, is none: no other ran then.
-    """
-    try:
-        seconds = datetime.fromisoformat(str(any_alive)) - datetime.fromisoformat(str(alive))
-    except (ValueError, TypeError):  # it is a place of an earlier release, or something else
-        return False
-    return seconds.total_seconds() > limit
+            return False
+        return True
 
 
 def _refuse(name: str) -> float:

@@ -13,7 +13,7 @@ from scripted_endpoint import SOLUTION_VERSION_ARN, job_arn
 from airflow_provider_personalize_segments.jobs import BatchJobKind, JobState
 from airflow_provider_personalize_segments.watching import place as places
 from airflow_provider_personalize_segments.watching.listing import OVERLAP, Job, Look
-from airflow_provider_personalize_segments.watching.place import Place, Settling, join_places
+from airflow_provider_personalize_segments.watching.place import Place, Settling, SignOfLife, join_places
 
 NOW = 1_790_000_000.0
 HOUR = 3600.0
@@ -58,6 +58,16 @@ class TestFirstLook:
     def test_without_jobs_the_next_ones_are_new(self):
         _, place = step(Place(NOW - HOUR))
         assert step(place, job("first", created=NOW - HOUR))[0] == ["first"]
+
+    def test_without_jobs_the_first_is_told_of_however_late_it_comes(self):
+        _, place = step(Place(NOW - HOUR))
+        first = job("first", created=NOW + HOUR, changed=NOW + 2 * HOUR)
+        assert step(place, first, now=NOW + 99 * HOUR)[0] == ["first"]
+
+    def test_without_jobs_one_that_the_listing_shows_late_is_told_of(self):
+        _, place = step(Place(NOW - HOUR))
+        late = job("late", created=NOW - OVERLAP + 1, changed=NOW - OVERLAP + 2)
+        assert step(place, late, now=NOW + 60)[0] == ["late"]
 
 
 class TestLaterLooks:
@@ -211,6 +221,29 @@ class TestOtherAccounts:
         told, _ = step(Place.load(dumped), self.elsewhere("old", created=NOW - HOUR, changed=NOW - 2 * HOUR))
         assert told == []
 
+    @pytest.mark.parametrize("days", [0, 30])
+    def test_are_begun_with_hours_when_ours_had_no_jobs(self, days):
+        """So many days after the first look the connection leads to an account with a history."""
+        place = Place(NOW - HOUR)
+        for day in range(days + 1):
+            told, place = step(place, now=NOW + day * 24 * HOUR)
+            assert (told, place.owners) == ([], frozenset())
+        now = NOW + days * 24 * HOUR + HOUR
+        history = [
+            self.elsewhere(f"old-{n}", created=now - n * 24 * HOUR, changed=now - (n * 24 - 1) * HOUR)
+            for n in range(1, 60)
+        ]
+        slow = self.elsewhere("slow", created=now - 99 * HOUR, changed=now - HOUR / 2)
+        told, place = step(place, *history, slow, now=now)
+        assert told == ["slow"]
+        assert step(place, self.elsewhere("new", created=now, changed=now + 9), now=now + 9)[0] == ["new"]
+
+    def test_without_jobs_keep_no_place_from_going_on_where_it_was(self):
+        place = step(Place(NOW), job("ours", created=NOW))[1]
+        place = step(place, now=NOW + 9 * HOUR)[1]
+        later = job("later", created=NOW + HOUR, changed=NOW + 2 * HOUR)
+        assert step(place, job("ours", created=NOW), later, now=NOW + 10 * HOUR)[0] == ["later"]
+
     def test_that_are_listed_beside_ours_are_no_move(self):
         odd = self.elsewhere("odd", created=NOW - 99 * HOUR, changed=NOW - 99 * HOUR)
         place = step(Place(NOW), job("ours", created=NOW), odd)[1]
@@ -227,7 +260,7 @@ class TestClocks:
         """The region is empty; the clock is set right later, or never."""
         for now in (NOW + 60, NOW + 60 + self.DAY):
             place = step(Place(NOW + self.DAY - HOUR), now=NOW + self.DAY, date=NOW)[1]
-            assert place.known_until == NOW - HOUR
+            assert place.known_until == NOW
             told, _ = step(place, job("first", created=NOW + 30, changed=NOW + 50), now=now, date=NOW + 60)
             assert told == ["first"]
 
@@ -255,28 +288,85 @@ class TestClocks:
 
 
 class TestJoined:
-    def test_the_oldest_place_decides(self):
+    @staticmethod
+    def step(places, *jobs, now=NOW):
+        joined = join_places(places, lambda place: place.after(look(*jobs), BOTH, None, now, HOUR))
+        return step(joined, *jobs, now=now)
+
+    def test_tell_of_what_is_new_to_either(self):
         behind = step(Place(NOW), job("slow", "CREATE PENDING"), job("known", created=NOW))[1]
         ahead = step(behind, job("slow"), job("quick", created=NOW + 60))[1]
         jobs = job("slow"), job("known", created=NOW), job("quick", created=NOW + 60)
         assert step(ahead, *jobs)[0] == []
         for both in ((behind, ahead), (ahead, behind)):
-            assert sorted(step(join_places(both), *jobs)[0]) == ["quick", "slow"]
+            assert sorted(self.step(both, *jobs)[0]) == ["quick", "slow"]
 
     def test_of_two_that_are_as_old_each_has_its_say(self):
         waiting = [job("a", "CREATE PENDING", created=NOW), job("b", "CREATE PENDING", created=NOW)]
         before = step(Place(NOW), *waiting)[1]
         done = job("a", created=NOW), job("b", created=NOW)
         one, other = (step(before, each)[1] for each in done)
-        assert sorted(step(join_places([one, other]), *done)[0]) == ["a", "b"]
+        assert sorted(self.step([one, other], *done)[0]) == ["a", "b"]
 
     def test_tell_of_nothing_again_that_both_have_told(self):
         jobs = [job(f"job-{number}", created=NOW + number * HOUR) for number in range(9)]
         behind = step(Place(NOW), *jobs[:2])[1]
         ahead = step(behind, *jobs)[1]
-        told, place = step(join_places([behind, ahead]), *jobs)
+        told, place = self.step([behind, ahead], *jobs)
         assert told == [each.name for each in jobs[2:]]
         assert step(place, *jobs)[0] == []
+
+    @pytest.mark.parametrize("age", [0.5, 30.0])
+    def test_with_a_new_one_tell_of_its_look_back_and_of_what_the_other_has_yet_to_tell(self, age):
+        """The newest job is so many hours old."""
+        newest = job("newest", created=NOW - age * HOUR, changed=NOW - age * HOUR + 60)
+        told = job("told", created=NOW - 90 * HOUR, changed=NOW - 60)
+        past = job("past", created=NOW - 90 * HOUR, changed=NOW - 89 * HOUR)
+        slow = job("slow", "CREATE PENDING", created=NOW - 99 * HOUR)
+        other = step(Place(NOW - 100 * HOUR), newest, told, past, slow)[1]
+        slow = slow._replace(status="ACTIVE", changed=NOW - 2 * HOUR)
+        for both in ((Place(NOW - HOUR), other), (other, Place(NOW - HOUR))):
+            names, place = self.step(both, newest, told, past, slow)
+            assert sorted(names) == sorted(["slow", "told"] + (["newest"] if age < 1 else []))
+            assert step(place, newest, told, past, slow)[0] == []
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.none() | st.floats(0, 40),
+                st.floats(0, 40),
+                st.sampled_from(["ACTIVE", "CREATE FAILED", "CREATE PENDING"]),
+                st.sampled_from(["us-east-1:123456789012", "us-east-1:210987654321"]),
+            ),
+            max_size=8,
+        ),
+        st.lists(st.lists(st.integers(0, 40), max_size=3, unique=True).map(sorted), min_size=1, max_size=3),
+    )
+    def test_tell_of_all_that_each_would_and_of_nothing_else(self, history, pasts):
+        """Hours at which jobs were created and ended, and at which each place was looked at."""
+        jobs = []
+        for number, (created, length, status, owner) in enumerate(history):
+            at = None if created is None else NOW + created * HOUR
+            each = job(f"job-{number}", status, created=at, changed=NOW + ((created or 0.0) + length) * HOUR)
+            jobs.append(each._replace(arn=each.arn.replace("us-east-1:123456789012", owner)))
+        places = []
+        for hours in pasts:
+            place = Place(NOW + 40 * HOUR if not hours else NOW)
+            for hour in hours:
+                now = NOW + hour * HOUR
+                seen = [
+                    each if each.changed <= now else each._replace(status="CREATE PENDING")
+                    for each in jobs
+                    if each.created is None or each.created <= now
+                ]
+                place = step(place, *seen, now=now)[1]
+            places.append(place)
+        now = NOW + 41 * HOUR
+        apart = [step(place, *jobs, now=now) for place in places]
+        told, joined = self.step(places, *jobs, now=now)
+        assert sorted(told) == sorted({name for names, _ in apart for name in names})
+        assert joined.unfinished == frozenset().union(*(place.unfinished for _, place in apart))
+        assert step(joined, *jobs, now=now)[0] == []
 
 
 def test_what_is_remembered_does_not_grow_with_the_history():
@@ -326,6 +416,26 @@ JSON = st.recursive(
 def test_what_is_no_place_is_an_error_and_no_other(dumped):
     with pytest.raises(ValueError, match=r"no place of a watcher|another version|Invalid isoformat"):
         Place.load(dumped)
+
+
+@given(JSON | st.fixed_dictionaries({"at": JSON | st.just("2026-09-21T10:00Z"), "watchedSeconds": JSON}))
+def test_a_sign_of_life_that_cannot_be_read_is_none(dumped):
+    found = SignOfLife.load(dumped)
+    assert found is None or SignOfLife.load(json.loads(json.dumps(found.dump()))) == found
+
+
+@given(st.lists(st.tuples(st.floats(-9_000, 90_000), st.booleans()), min_size=1))
+def test_only_the_time_in_which_another_watched_makes_a_watcher_s_sign_of_life_old(signs):
+    now, own, newest, alone = NOW, None, None, 0.0
+    for pause, is_own in signs:
+        now += pause
+        newest = SignOfLife.after(newest, now, 1_200.0)
+        if own is not None and 0 < pause <= 1_200:
+            alone += pause
+        if is_own:
+            own, alone = newest, 0.0
+        if own is not None:
+            assert newest.watched - own.watched == pytest.approx(alone, abs=1e-3)
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 3)), min_size=1))

@@ -414,17 +414,66 @@ class TestPlace:
 
         assert asyncio.run(main()) == ["meanwhile"]
 
+    def test_of_two_assets_a_new_one_is_told_of_look_back_and_the_other_misses_nothing(self, service):
+        """A second DAG was added, whose asset is new."""
+        from airflow.sdk import Asset
+        from airflow.sdk.execution_time.context import AssetStateStoreAccessors
+
+        fakes = {"new": Store(), "old": Store()}
+
+        def stores(*names):
+            found = AssetStateStoreAccessors(inlets=[Asset(name) for name in names])
+            found._by_name = {name: fakes[name] for name in names}
+            return found
+
+        service.create("slow", age=99 * 3600)
+        service.create("past", age=9000)
+        service.create("recent", age=900)
+
+        async def main():
+            alone = Triggerer(stores("old"))
+            await next_looks(service)
+            service.end("past", age=8000)
+            service.end("recent", age=600)
+            await until(lambda: len(alone.names) == 2)
+            alone.store_events()
+            await until(lambda: fakes["old"].told == {"past", "recent"})
+            await alone.stop()
+            service.end("slow", age=8000)
+            names = []
+            for is_stored in (False, True):
+                # The first triggerer dies before Airflow has stored the event.
+                both = Triggerer(stores("new", "old"))
+                await until(lambda both=both: both.events)
+                if is_stored:
+                    both.store_events()
+                    await until(lambda: all("recent" in each.told for each in fakes.values()))
+                    assert not any(each.place["unfinished"] for each in fakes.values())
+                await both.stop()
+                names.append(sorted(both.names))
+            return names
+
+        assert asyncio.run(main()) == [["recent", "slow"]] * 2
+
+    @pytest.mark.parametrize("is_other_first", [False, True])
     @pytest.mark.parametrize("is_begun_anew", [True, False])
-    def test_that_was_abandoned_is_begun_anew(self, service, monkeypatch, caplog, is_begun_anew):
-        """For 40 days the asset watched for something else, or no triggerer ran."""
-        store, days = Store(), 40 * 86_400
-        clock = time.time
+    def test_that_was_abandoned_is_begun_anew(
+        self, service, monkeypatch, caplog, is_begun_anew, is_other_first
+    ):
+        """For 20 days the asset watched for something else, or for nothing; for 20 more no triggerer ran."""
+        store, days = Store(), 20 * 86_400
+        clock, ahead = time.time, 0.0
+        monkeypatch.setattr(time, "time", lambda: clock() + ahead)
         service.create("before", age=9000)
         service.end("before", age=8000)
 
-        async def watch(**options):
+        async def watch(seconds=0, **options):
+            nonlocal ahead
             watcher = Triggerer(store, **options)
             await until(lambda: f"{watcher.trigger._key}-alive" in store.values)
+            for _ in range(0, seconds, 600):
+                ahead += 600
+                await watcher.trigger._say_alive()
             await next_looks(service)
             watcher.store_events()
             await next_looks(service)
@@ -432,10 +481,13 @@ class TestPlace:
             return watcher.names
 
         async def main():
+            nonlocal ahead
+            await watch(endings="failed")
             await watch()
-            service.now = clock() + days
-            monkeypatch.setattr(time, "time", lambda: clock() + days)
-            if is_begun_anew:
+            await watch(days if is_begun_anew else 0, endings="failed")
+            ahead = 2 * days
+            service.now = time.time()
+            if is_other_first:
                 await watch(endings="failed")
             for number in range(9):
                 service.create(f"meanwhile-{number}", age=86_400 * (number + 1))
@@ -451,6 +503,29 @@ class TestPlace:
         assert (words in caplog.text) is is_begun_anew
         assert ("It begins with the jobs that ended in the last 3600 s." in caplog.text) is is_begun_anew
 
+    def test_goes_on_beside_signs_of_life_that_nobody_can_read(self, service):
+        """They are what something else wrote; the watcher replaces them."""
+        store = Store()
+        service.create("one")
+
+        async def main():
+            first = Triggerer(store)
+            await until(lambda: store.places and store.place["unfinished"])
+            await first.stop()
+            keys = [watcher_module.ALIVE_KEY, f"{first.trigger._key}-alive"]
+            names = []
+            for odd in (1_790_000_000.0, "2026-09-21T10:00:00+00:00", {"at": "now"}, []):
+                store.values |= dict.fromkeys(keys, odd)
+                again = Triggerer(store)
+                await until(lambda odd=odd: all(store.values[key] != odd for key in keys))
+                service.end("one")
+                await until(lambda again=again: again.events)
+                await again.stop()
+                names += again.names
+            return names, [store.values[key]["watchedSeconds"] for key in keys]
+
+        assert asyncio.run(main()) == (["one"] * 4, [0.0, 0.0])
+
     def test_is_not_abandoned_while_aws_does_not_answer(self, service, monkeypatch):
         monkeypatch.setattr(watcher_module, "HEARTBEAT", 0.1)
         store = Store()
@@ -461,7 +536,8 @@ class TestPlace:
             service.faults = [error("AccessDeniedException")] * 1_000
             alive = dict(store.values)
             keys = [watcher_module.ALIVE_KEY, f"{first.trigger._key}-alive"]
-            await until(lambda: all(store.values[key] > alive[key] for key in keys))
+            await until(lambda: all(store.values[key]["at"] > alive[key]["at"] for key in keys))
+            await until(lambda: all(store.values[key]["watchedSeconds"] > 0 for key in keys))
             await first.stop()
             stopped = dict(store.values)
             await asyncio.sleep(0.3)
