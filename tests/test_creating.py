@@ -9,6 +9,7 @@ import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from typing import ClassVar
 
 import boto3
 import pytest
@@ -809,6 +810,14 @@ class TestOtherAirflows:
         cleared = TaskInstance(try_number=2, max_tries=1)
         assert execute(local, cleared, context, **{**options, **change}) != first
 
+    def test_nor_is_a_retry_whose_first_try_ended_before_it_looked(self, local, options):
+        execute(local, TaskInstance(max_tries=2), {"task_state_store": Store()}, retries=2, **options)
+        for try_number in (2, 3):  # the run was deleted and made anew, with an empty store
+            ti, context = TaskInstance(try_number=try_number, max_tries=2), {"task_state_store": Store()}
+            with pytest.raises(PersonalizeJobExistsError, match="was ACTIVE before the task's first try"):
+                execute(local, ti, context, retries=2, **options)
+        assert local.calls.count(CREATE) == 1
+
     def test_one_that_is_unfinished_and_the_same_is_waited_for(self, local, options):
         local._settings.progress = "by_hand"
         first = execute(local, wait_for_completion=False, **options)
@@ -859,6 +868,39 @@ class TestOtherAirflows:
             f"AIRFLOW__PERSONALIZE__JOB_NAME_PREFIX, where tasks run. Got {prefix!r}."
         )
         assert len(local.calls) == 0
+
+
+class TestFailAfterAClear:
+    """With a record, `fail` goes on at the number that the lineage before had come to."""
+
+    OPTIONS: ClassVar = {"if_exists": "fail", "retries": 1}
+
+    def test_the_second_job_is_waited_for_and_taken(self, local):
+        context = {"task_state_store": Store()}
+        local.fail_job("weekly", "No")
+        with pytest.raises(PersonalizeNewJobFailedError):
+            execute(local, TaskInstance(max_tries=1), context, **self.OPTIONS)
+        local._settings.progress = "by_hand"
+        with pytest.raises(PersonalizeJobTimeoutError) as caught:
+            execute(local, TaskInstance(try_number=2, max_tries=1), context, timeout=0.3, **self.OPTIONS)
+        second = caught.value.job_arn
+        cleared = TaskInstance(try_number=3, max_tries=3)
+        with pytest.raises(PersonalizeJobTimeoutError) as caught:
+            execute(local, cleared, context, timeout=0.3, **self.OPTIONS)
+        assert caught.value.job_arn == second
+        local.set_status(second, "ACTIVE")
+        assert execute(local, TaskInstance(try_number=4, max_tries=5), context, **self.OPTIONS) == second
+
+    def test_after_two_that_failed_the_third_is_created(self, local):
+        context = {"task_state_store": Store()}
+        for name in ("weekly", "weekly-2"):
+            local.fail_job(name, "No")
+        with pytest.raises(PersonalizeNewJobFailedError):
+            execute(local, TaskInstance(max_tries=1), context, **self.OPTIONS)
+        with pytest.raises(PersonalizeJobFailedError):
+            execute(local, TaskInstance(try_number=2, max_tries=1), context, **self.OPTIONS)
+        third = execute(local, TaskInstance(try_number=3, max_tries=3), context, **self.OPTIONS)
+        assert third.endswith("/weekly-3")
 
 
 class TestChangingNames:

@@ -76,6 +76,8 @@ class TaskRecord:
         self._log = log
         self._store = find_task_state_store(context)
         self._kept: dict[str, Any] | None = None
+        self.is_empty = False
+        """Whether the store has told that it holds nothing, so that no try before got as far as Create."""
 
     def keep(self, plan: Plan) -> None:
         """
@@ -132,6 +134,7 @@ class TaskRecord:
         if self._store is None:
             return None
         kept = self._insist("read", lambda: self._store.get(STATE_KEY))
+        self.is_empty = kept is None
         record = _read(kept)
         self._kept = kept if record else None
         return record

@@ -87,6 +87,9 @@ class Wanted(NamedTuple):
         last = self.kept.job_name if self.kept else self.spent
         if last in names:
             names = names[names.index(last) + 1 :]
+        elif self.if_exists == FAIL and self.earlier and self.earlier[0] in names:
+            # An earlier lineage recorded it when it had seen all before it in CREATE FAILED.
+            names = names[names.index(self.earlier[0]) :]
         for name in [self.kept.job_name, *names] if self.kept else names:
             yield self.plan._replace(job_name=name)
 

@@ -128,15 +128,18 @@ class RenderedParameters:
         prefix = read_job_name_prefix(conf.get("personalize", "job_name_prefix", fallback=None))
         number = context["ti"].try_number
         has_run = number > 1
+        recorded = record.recall() if is_resumed or has_run else None
+        # A clear allows `retries` more. Retries edited in between may make a later try look like the first.
+        seems_first = number == record.lineage.max_tries - (task.retries or 0) + 1
         wanted = make_wanted(
             record.lineage,
             plan,
             if_exists,
-            record.recall() if is_resumed or has_run else None,
+            recorded,
             prefix,
             has_run=has_run,
-            # A clear allows `retries` more; who edits them in between may be told so of a later try.
-            is_first=not has_run or number == record.lineage.max_tries - (task.retries or 0) + 1,
+            # A try that ended before it recorded its plan created nothing.
+            is_first=not has_run or record.is_empty or seems_first,
             is_resumed=is_resumed,
         )
         return wanted, record

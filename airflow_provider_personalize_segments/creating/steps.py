@@ -276,6 +276,7 @@ class CreatingSteps(CreatedSteps):
             if not self.parameters.may_wait:
                 if classify_status((attempt.job or {}).get("status")) is JobState.FAILED:
                     raise self.job_failure(context, attempt.job or {})
+                self.settle(context)
                 return arn
             status = None
         return super().ask_last(context, status)
