@@ -96,7 +96,7 @@ _SHARED_RUNS = {
 }
 
 
-_SLOW_ONES = ("test_standalone", "test_hanging_calls", "test_readme")
+_SLOW_ONES = ("test_standalone", "test_running_creation", "test_hanging_calls", "test_readme")
 """Modules with tests that wait or compute for long. Begun last, one would keep a single worker busy."""
 
 
