@@ -6,6 +6,7 @@ Personalize reports a bad record in its line of the output, and the job is ACTIV
 from __future__ import annotations
 
 import posixpath
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -96,14 +97,21 @@ def find_outputs(client: Any, job_arn: str, job: Mapping[str, Any], log: Log) ->
     _tell_late(sum(listed[key].last_modified > created for key in sure), len(sure), log)
     expected: dict[str, S3Object | None] = {}
     optional: dict[str, S3Object] = {}
+    overwritten: dict[str, S3Object | None] = {}
+    named = Counter(posixpath.basename(key) for key in files)
     for key, is_sure in files.items():
-        names = name_outputs(key, input_prefix, prefix)
+        names = name_outputs(key, input_prefix, prefix, is_unique=named[posixpath.basename(key)] == 1)
         name = next((name for known in (new, found) for name in names if name in known), None)
         name = name or f"{prefix}{posixpath.basename(key)}.out"
         if is_sure and listed[key].last_modified <= created:
             expected[name] = found.get(name)
         elif name in new and new[name].size:
             optional[name] = new[name]
+        elif is_sure and name in found:
+            overwritten[name] = found[name]
+    if not expected and not optional:
+        # Input that was replaced still names the job's output, even where that is of no use any more.
+        expected = overwritten
     if not expected and not optional:
         optional = {key: each for key, each in new.items() if is_directly_under(key, prefix)}
         if optional:

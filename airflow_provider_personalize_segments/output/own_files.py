@@ -51,19 +51,22 @@ def choose_input(sizes: Mapping[str, int], input_prefix: str, output_prefix: str
     return [key for key, is_sure in files.items() if is_sure] or list(files)
 
 
-def name_outputs(key: str, input_prefix: str, output_prefix: str) -> list[str]:
+def name_outputs(key: str, input_prefix: str, output_prefix: str, *, is_unique: bool = False) -> list[str]:
     """
     Return the keys that the output of a file may have: below a folder like the file's, or in one folder.
 
-    The one folder is what AWS documents. It comes last, as two files in folders may have one name.
+    The one folder is what AWS documents. It comes first, but where two files in folders have one name.
 
     :param key: the file's key
     :param input_prefix: the input path without its bucket
     :param output_prefix: the output path without its bucket
+    :param is_unique: whether no other file of the input has this file's name
     """
     folder = input_prefix[: input_prefix.rfind("/") + 1]
     folders = [each for each in (f"{input_prefix}/", folder) if key.startswith(each)]
     names = [*(key.removeprefix(each) for each in folders), posixpath.basename(key)]
+    if is_unique:
+        names.reverse()
     return [f"{prefix}{name}.out" for prefix in _with_slash(output_prefix) for name in names]
 
 

@@ -47,6 +47,8 @@ class ParquetFile:
 
         :param rows: the rows
         """
+        if not len(rows):
+            return  # the queries of many records without a row would fill a row group without one
         self._gathered.append(rows)
         self._rows += len(rows)
         self._bytes += rows.nbytes

@@ -465,6 +465,23 @@ class TestFiles:
             "them."
         ) in caplog.text
 
+    @pytest.mark.parametrize("content", [lines(BAD), b""])
+    def test_of_another_job_do_not_count_where_ones_own_was_overwritten(self, put, age, add_job, content):
+        # Input and output of the next day have the names of the day before; a neighbour wrote meanwhile.
+        put({"input/a.json": b"{}", "output/a.json.out": content, "output/neighbour.json.out": lines(GOOD)})
+        age("output/neighbour.json.out")
+        problem, ended = ("newer than the job", timedelta(minutes=30)) if content else ("empty", None)
+        with pytest.raises(PersonalizeOutputError, match=f"1 of 1 output files is {problem}: s3://exam"):
+            check(add_job(age=timedelta(hours=3), ended=ended))
+
+    def test_of_another_job_in_a_folder_do_not_count_for_one_with_the_documented_name(
+        self, put, replace_input, add_job
+    ):
+        replace_input("input/eu/a.json")
+        put({"output/a.json.out": lines(BAD), "output/eu/a.json.out": lines(GOOD)})
+        with pytest.raises(PersonalizeOutputError, match="^1 of 1 records have an error"):
+            check(add_job())
+
     @pytest.mark.parametrize("name", ["output/sub/b.json.out", "output/b.json.out"])
     def test_may_be_in_folders_like_the_inputs(self, put, replace_input, add_job, name):
         replace_input("input/a.json", "input/sub/b.json")

@@ -330,6 +330,13 @@ def test_long_ids_fill_a_row_group_by_their_bytes():
     assert pq.ParquetFile(io.BytesIO(done.results[0].bytes)).num_row_groups == 2
 
 
+def test_many_records_without_a_row_fill_no_row_group():
+    empty = dump(*(recommendation(f"{number:0>40}", []) for number in range(200)))
+    with patch.object(parquet, "GROUP_BYTES", 1_000):
+        done = convert("inference", empty + dump(recommendation("u", ["a"])))
+    assert len(done.table) == 1
+
+
 def test_a_table_without_rows_has_its_columns():
     done = check("segment", dump({"input": {"itemId": "1"}, "error": "no"}))
     assert done.table.column_names == ["query", "user_id", "rank", "job_arn"]
