@@ -448,7 +448,7 @@ def test_doubtful_lines_between_good_ones_are_judged_as_jsons_own_parser_judges_
 
 @pytest.mark.parametrize("kind", ["segment", "inference"])
 @pytest.mark.parametrize(
-    "value", [b"[" * 3000 + b"]" * 3000, b"7" * 5000, b'{"a":' * 3000 + b"1" + b"}" * 3000]
+    "value", [b"[" * 60_000 + b"]" * 60_000, b"7" * 5000, b'{"a":' * 60_000 + b"1" + b"}" * 60_000]
 )
 def test_what_json_loads_refuses_of_a_member_that_nobody_asks_for_is_found_among_many_lines(kind, value):
     good = dump(segment("1", ["a"]) if kind == "segment" else recommendation("1", ["a"])) * 3000
