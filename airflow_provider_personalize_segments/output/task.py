@@ -27,7 +27,8 @@ class OutputToParquetOperator(PersonalizeTask):
     :param job_arn: the ARN of the job
     :param output_path: the folder for the result, which must hold nothing else: ``s3://bucket/prefix/``,
         or any path that Airflow's ObjectStoragePath reaches, such as ``gs://connection@bucket/folder/``. A
-        path has a scheme: ``file:///folder/`` is a folder on the worker. Path objects are right, too
+        path has a scheme: ``file:///folder/`` is a folder on the worker. Path objects are right, too; on
+        Airflow 3.0 and 3.1, whose templates take them for XComs, those of pathlib are not
     :param max_error_rate: the largest share of records with an error, 0.0 (the default) to 1.0. If it is
         larger, or a file of the output is missing, empty, old or cut off, the task fails with
         :class:`~.errors.PersonalizeOutputError`, without retries, and there is no result. Records with an
