@@ -46,8 +46,7 @@ Answer = TypeVar("Answer")
 
 UNKNOWN_REGION = (
     "botocore knows no Amazon Personalize in the region %r. If that is a typing error, correct it in the "
-    "ARN, in "
-    "region_name or in the connection. If the region is new, ignore this, or update botocore."
+    "ARN, in region_name or in the connection. If the region is new, ignore this, or update botocore."
 )
 """What is logged when a client is made, unless the connection has an endpoint_url."""
 

@@ -127,8 +127,7 @@ def read_connection_id(value: object, source: str) -> str | None:
     if value == "":
         raise ValueError(
             f"{source} is empty. Expected a connection's ID, or None to use the credentials that boto3 "
-            f"finds by "
-            "itself."
+            "finds by itself."
         )
     return read_text(value, source)
 

@@ -870,6 +870,30 @@ class TestOtherAirflows:
         assert len(local.calls) == 0
 
 
+class TestNotWaiting:
+    def test_is_done_with_a_job_that_its_triggerer_created_and_told_nobody_of(self, local):
+        context = {"task_state_store": Store()}
+        options = {"job_name": None, "wait_for_completion": False}
+        dag_run = SimpleNamespace(start_date=datetime.now(UTC))
+        waiting = [
+            local.add_job("segment", f"other-{number}", solution_version_arn=local.version, status="PENDING")
+            for number in range(5)
+        ]
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - Airflow's TaskDeferred is no Exception
+            execute(local, None, context, deferrable=True, **options)
+        trigger = caught.value.trigger
+        for arn in waiting:
+            local.set_status(arn, "ACTIVE")
+        resumed = operator(local, deferrable=True, **options)
+        made = resumed.hook.create_job(BatchJobKind.SEGMENT, jobName=trigger.job_name, **trigger.request)
+        steps, given = resumed.worker_steps, {"ti": TaskInstance(), "dag_run": dag_run, **context}
+        assert steps.resume("__fail__", {"error": "Trigger timeout"}, given) == made
+        local.set_status(made, "ACTIVE")
+        # Cleared after it succeeded, the task does it again.
+        cleared = TaskInstance(try_number=2, max_tries=1)
+        assert execute(local, cleared, context, **options) != made
+
+
 class TestFailAfterAClear:
     """With a record, `fail` goes on at the number that the lineage before had come to."""
 

@@ -66,7 +66,14 @@ def prepare_airflow(errors: dict[str, BaseException]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """
+    Put a value in the place of an attribute for a while.
+
+    :param owner: the object, class or module that has the attribute
+    :param name: the attribute's name
+    :param value: the value
+    """
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -96,11 +103,11 @@ def _mend_airflow_3(errors: dict[str, BaseException]) -> Iterator[None]:
         return type(answer)(start_date=answer.start_date)
 
     with contextlib.ExitStack() as exits:
-        exits.enter_context(_replaced(task_runner, "run", run_and_keep))
-        exits.enter_context(_replaced(TaskInstanceOperations, "get_reschedule_start_date", ask_and_read))
+        exits.enter_context(replaced(task_runner, "run", run_and_keep))
+        exits.enter_context(replaced(TaskInstanceOperations, "get_reschedule_start_date", ask_and_read))
         if not hasattr(supervisor.in_process_api_server, "cache_info"):
             # Airflow 3.3 makes it only once, too; making it takes 2 s.
-            exits.enter_context(_replaced(supervisor, "in_process_api_server", _make_api_server))
+            exits.enter_context(replaced(supervisor, "in_process_api_server", _make_api_server))
         yield
 
 
@@ -134,7 +141,7 @@ def _mend_airflow_2(errors: dict[str, BaseException]) -> Iterator[None]:
             raise
 
     with (
-        _replaced(TaskInstance, "handle_failure", keep_and_handle),
-        _replaced(dag_module, "_run_task", run_and_end),
+        replaced(TaskInstance, "handle_failure", keep_and_handle),
+        replaced(dag_module, "_run_task", run_and_end),
     ):
         yield

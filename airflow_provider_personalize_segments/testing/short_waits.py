@@ -9,6 +9,8 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
+from airflow_provider_personalize_segments.testing.prepared_airflow import replaced
+
 
 @contextlib.contextmanager
 def shorten_waits(dag: Any, interval: float | None, timeout: float | None) -> Iterator[None]:
@@ -25,7 +27,7 @@ def shorten_waits(dag: Any, interval: float | None, timeout: float | None) -> It
         for task in dag.tasks:
             if hasattr(task, "_disallow_kwargs_override"):
                 # What expand_kwargs() is given may be known only when the task runs; then it comes first.
-                exits.enter_context(_replaced(task, "_disallow_kwargs_override", False))
+                exits.enter_context(replaced(task, "_disallow_kwargs_override", False))
             for name, limit in _find_waits(task, interval, timeout).items():
                 exits.enter_context(_capped(_values_of(task), name, limit))
         exits.enter_context(_capped_paces(interval, timeout))
@@ -100,16 +102,6 @@ def _seconds_of(value: Any) -> float | None:
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
-@contextlib.contextmanager
 def _capped_paces(interval: float | None, timeout: float | None) -> Iterator[None]:
     """Cap the waits of create operators, once they are rendered and found to be right."""
     from airflow_provider_personalize_segments.creating import rendered
@@ -123,7 +115,7 @@ def _capped_paces(interval: float | None, timeout: float | None) -> Iterator[Non
             given_timeout if timeout is None else min(given_timeout, timeout),
         )
 
-    with _replaced(module, "Pace", make_capped):
+    with replaced(module, "Pace", make_capped):
         yield
 
 
